@@ -1,0 +1,115 @@
+"""Errors that name the argument, the value it got and the remedy."""
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+if TYPE_CHECKING:
+    from sb3_dai.dai import DAI
+
+SUPPORTED_OBSERVATIONS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+
+def check_number(name: str, value: Any, low: float, high: float = math.inf, whole: bool = False) -> None:
+    """
+    :param name: the argument
+    :param value: what it got
+    :param low: smallest allowed value
+    :param high: largest allowed value
+    :param whole: whether only whole numbers are allowed
+    :raises ValueError: if the value is something else
+    """
+    kind = int | np.integer if whole else int | float | np.integer | np.floating
+    if isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high:
+        return
+    bounds = f"between {low:g} and {high:g}" if math.isfinite(high) else f"of at least {low:g}" if math.isfinite(low) else ""
+    raise ValueError(f"{name}={value!r}: give a {'whole' if whole else 'finite'} number {bounds}".rstrip())
+
+
+def check_arguments(model: "DAI") -> None:
+    """
+    :param model: the algorithm, constructed or loaded
+    :raises ValueError: if an argument of its constructor cannot be used
+    """
+    for name in ("buffer_size", "batch_size"):
+        check_number(name, getattr(model, name), low=1, whole=True)
+    check_number("learning_starts", model.learning_starts, low=0)
+    check_number("gradient_steps", model.gradient_steps, low=-1, whole=True)
+    for name in ("tau", "gamma", "epistemic_gamma", "bootstrap_entropy"):
+        check_number(name, getattr(model, name), low=0, high=1)
+    for name in ("exploration_fraction", "exploration_initial_entropy", "exploration_final_entropy"):
+        check_number(name, getattr(model, name), low=0, high=1)
+    if model.exploration_fraction == 0:
+        raise ValueError("exploration_fraction=0: give a number above 0 (1e-6 for a constant final entropy)")
+    for name in ("preference_weight", "epistemic_weight"):
+        check_number(name, getattr(model, name), low=0)
+    check_number("prediction_error_weight", model.prediction_error_weight, low=-math.inf)
+    if not callable(model.learning_rate):
+        check_number("learning_rate", model.learning_rate, low=0)
+    if model.n_steps != "auto":
+        check_number('n_steps (or "auto")', model.n_steps, low=1, whole=True)
+    if model.precision != "auto":
+        check_number('precision (or "auto")', model.precision, low=1e-6)
+    if model.max_grad_norm is not None:
+        check_number("max_grad_norm (or None)", model.max_grad_norm, low=1e-12)
+    if model.value_loss not in ("huber", "mse"):
+        raise ValueError(f'value_loss={model.value_loss!r}: choose "huber" or "mse"')
+    if model.target_update_interval is not None:
+        check_number("target_update_interval (or None)", model.target_update_interval, low=1, whole=True)
+        if model.n_envs > model.target_update_interval:
+            warnings.warn(
+                "The number of environments used is greater than the target network update interval "
+                f"({model.n_envs} > {model.target_update_interval}), so the target is updated after each call to env.step(), "
+                f"which is every {model.n_envs} steps. Use target_update_interval=None to update it with each gradient step."
+            )
+
+
+def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """
+    :param observation_space: of the environment
+    :param action_space: of the environment
+    :raises ValueError: if the nets cannot read the one or index the other
+    """
+    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    for key, space in parts.items():
+        if not isinstance(space, SUPPORTED_OBSERVATIONS):
+            where = f"observation_space[{key!r}]" if key else "observation_space"
+            names = ", ".join(cls.__name__ for cls in SUPPORTED_OBSERVATIONS)
+            raise ValueError(f"{where}={space} is not supported: wrap the environment to observe {names} or a Dict of them")
+    if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
+        raise ValueError(f"action_space={action_space}: actions must start at 0, wrap the environment to shift them")
+
+
+def check_finite(what: str, array: Any) -> None:
+    """
+    :param what: name of what the environment returned
+    :param array: its value, an array or a dictionary of them
+    :raises ValueError: if it holds NaN or infinity
+    """
+    for key, part in array.items() if isinstance(array, dict) else [("", array)]:
+        if not np.isfinite(part).all():
+            where = f"{what}[{key!r}]" if key else what
+            raise ValueError(
+                f"The environment returned a non-finite {where}: {part}. It was not stored and the nets are as they were: "
+                "mend the environment, or wrap it to clip or replace the value (VecCheckNan helps to find its origin)."
+            )
+
+
+def check_losses(total: th.Tensor, losses: dict[str, th.Tensor]) -> None:
+    """
+    :param total: sum of the losses
+    :param losses: scalars by name
+    :raises ValueError: if a loss is not finite
+    """
+    if math.isfinite(total.item()):
+        return
+    values = {name: term.item() for name, term in losses.items()}
+    broken = [name for name, value in values.items() if not math.isfinite(value)] or list(values)
+    raise ValueError(
+        f"Training stopped: {', '.join(broken)} is not finite ({values}). The nets are as before this gradient step. "
+        "Look at the scale of rewards and observations (VecNormalize), or lower learning_rate, max_grad_norm or precision."
+    )

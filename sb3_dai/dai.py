@@ -1,0 +1,408 @@
+"""Deep active inference as an off-policy algorithm of Stable-Baselines3."""
+
+import math
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import LinearSchedule, get_parameters_by_name, polyak_update
+from torch.nn import functional as F
+
+from sb3_dai import free_energy as fe
+from sb3_dai.checks import check_arguments, check_finite, check_losses, check_spaces
+from sb3_dai.logs import mean_of_terms
+from sb3_dai.networks import clip_grad_norm
+from sb3_dai.policies import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
+from sb3_dai.replay import TransitionBatch, sample_transitions
+from sb3_dai.saving import CrashSafeSaving
+
+SelfDAI = TypeVar("SelfDAI", bound="DAI")
+
+
+class DAI(CrashSafeSaving):
+    """
+    Deep active inference.
+
+    Three nets learn from a replay buffer: a transition ensemble (world model), a value net that bootstraps the expected
+    free energy (EFE) ``G``, and a policy that minimises the variational free energy, its divergence from
+    ``softmax(-precision G)``. The one-step EFE of an action is
+
+    ``g(s,a) = -preference_weight r - epistemic_weight IG(s,a) + prediction_error_weight PE(s,a)``
+
+    with the information gain IG about the transition model and its prediction error PE. Each part has its own head in
+    the value net.
+
+    Special cases: epistemic_weight = 0 is discrete soft actor-critic; with bootstrap_entropy = 0 as well it is the agent
+    of van der Himst & Lanillos 2020; a precision towards infinity makes it double DQN.
+
+    Papers: van der Himst & Lanillos 2020 (arXiv:2009.03622), Millidge 2019 (arXiv:1907.03876), Tschantz et al. 2020
+    (arXiv:2002.12636).
+
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy)
+    :param env: The environment to learn from (if registered in Gym, can be str)
+    :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
+    :param buffer_size: size of the replay buffer
+    :param learning_starts: how many steps of random actions to collect before learning starts
+    :param batch_size: Minibatch size for each gradient update
+    :param tau: the soft update coefficient of the target value net ("Polyak update", between 0 and 1)
+    :param gamma: the discount factor
+    :param train_freq: Update the model every ``train_freq`` steps. Alternatively pass a tuple of frequency and unit
+        like ``(5, "step")`` or ``(2, "episode")``.
+    :param gradient_steps: How many gradient steps to do after each rollout (see ``train_freq``).
+        Set to ``-1`` to do as many gradient steps as steps in the environment during the rollout.
+    :param replay_buffer_class: Replay buffer class to use. If ``None``, it will be automatically selected.
+    :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation
+    :param optimize_memory_usage: Enable a memory efficient variant of the replay buffer
+        at a cost of more complexity (it also needs ``replay_buffer_kwargs=dict(handle_timeout_termination=False)``).
+    :param n_steps: Length of the returns that the extrinsic value learns from. The world model always learns from
+        one-step pairs. "auto" is 3 where SB3's buffer can, 1 otherwise (dictionaries of observations, a
+        ``replay_buffer_class`` of one's own, ``optimize_memory_usage``).
+    :param target_update_interval: update the target value net every so many environment steps.
+        ``None`` updates it after each gradient step.
+    :param precision: inverse temperature of the EFE in the policy's free energy, a positive number, or "auto" to learn
+        it so that the policy's entropy follows the three ``exploration_`` arguments
+    :param exploration_fraction: fraction of the training period over which the target of the policy's entropy falls
+    :param exploration_initial_entropy: its initial value, as a fraction of the uniform policy's entropy
+    :param exploration_final_entropy: its final value, as a fraction of the uniform policy's entropy
+    :param preference_weight: weight of the extrinsic term, the preference for reward
+    :param epistemic_weight: weight of the epistemic term. The information gain is in units of its running mean.
+    :param epistemic_gamma: the discount factor of the epistemic term
+    :param prediction_error_weight: weight of the prediction error: positive avoids surprise, negative seeks it
+    :param bootstrap_entropy: share of the policy's entropy in the extrinsic target: 1 is a soft value, 0 a plain one
+    :param value_loss: "huber" or "mse"
+    :param max_grad_norm: The maximum value for the gradient clipping, ``None`` for no clipping
+    :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
+        the reported success rate, mean episode length, and mean reward over
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments to be passed to the policy on creation, see
+        :class:`sb3_dai.policies.DAIPolicy`
+    :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used), 2 for
+        debug messages
+    :param seed: Seed for the pseudo random generators
+    :param device: Device (cpu, cuda, ...) on which the code should be run.
+        Setting it to auto, the code will be run on the GPU if possible.
+    :param _init_setup_model: Whether or not to build the network at the creation of the instance
+    :raises ValueError: if an argument or a space cannot be used, or the environment or a loss is not finite
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: DAIPolicy
+    action_space: spaces.Discrete
+
+    def __init__(
+        self,
+        policy: str | type[DAIPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        buffer_size: int = 1_000_000,  # 1e6
+        learning_starts: int = 100,
+        batch_size: int = 128,
+        tau: float = 0.01,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int | str = "auto",
+        target_update_interval: int | None = None,
+        precision: float | str = "auto",
+        exploration_fraction: float = 0.5,
+        exploration_initial_entropy: float = 0.7,
+        exploration_final_entropy: float = 0.2,
+        preference_weight: float = 1.0,
+        epistemic_weight: float = 0.3,
+        epistemic_gamma: float = 0.99,
+        prediction_error_weight: float = 0.0,
+        bootstrap_entropy: float = 1.0,
+        value_loss: str = "huber",
+        max_grad_norm: float | None = 10,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            action_noise=None,
+            replay_buffer_class=replay_buffer_class,
+            # Copies: SB3 writes into them, and the user's must stay as they were (GH#155)
+            replay_buffer_kwargs=dict(replay_buffer_kwargs or {}),
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,  # type: ignore[arg-type]
+            policy_kwargs=dict(policy_kwargs or {}),
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            sde_support=False,
+            supported_action_spaces=(spaces.Discrete,),
+            support_multi_env=True,
+        )
+        self.target_update_interval = target_update_interval
+        self.precision = precision
+        self.exploration_fraction = exploration_fraction
+        self.exploration_initial_entropy = exploration_initial_entropy
+        self.exploration_final_entropy = exploration_final_entropy
+        self.preference_weight = preference_weight
+        self.epistemic_weight = epistemic_weight
+        self.epistemic_gamma = epistemic_gamma
+        self.prediction_error_weight = prediction_error_weight
+        self.bootstrap_entropy = bootstrap_entropy
+        self.value_loss = value_loss
+        self.max_grad_norm = max_grad_norm
+        # For updating the target net every so many steps of the environment
+        self._n_calls = 0
+
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        check_arguments(self)
+        check_spaces(self.observation_space, self.action_space)
+        self._setup_buffer_and_policy()
+
+        self._value_error = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}[self.value_loss]
+        self.entropy_schedule = LinearSchedule(
+            self.exploration_initial_entropy, self.exploration_final_entropy, self.exploration_fraction
+        )
+        self.batch_norm_stats = get_parameters_by_name(self.policy.features_extractor, ["running_"])
+        self.batch_norm_stats_target = get_parameters_by_name(self.policy.features_extractor_target, ["running_"])
+
+    def _setup_buffer_and_policy(self) -> None:
+        """SB3's own set-up, with the length of the returns resolved."""
+        n_steps = self.n_steps
+        if self.replay_buffer_class is NStepReplayBuffer and "n_steps" in self.replay_buffer_kwargs:
+            # A loaded model: SB3 chose the class itself, and would now warn that it ignores n_steps because of it
+            self.replay_buffer_class = None
+        if n_steps == "auto":
+            can = self.replay_buffer_class is None and not self.optimize_memory_usage
+            self.n_steps = 3 if can and not isinstance(self.observation_space, spaces.Dict) else 1
+        super()._setup_model()
+        self.n_steps = n_steps
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        buffer = self.replay_buffer
+        if isinstance(buffer, NStepReplayBuffer) and buffer.size() > 0 and (reset_num_timesteps or self._last_obs is None):
+            # The environment is about to be reset: no return may run from the episode that it was in to the next
+            buffer.timeouts[buffer.pos - 1] = np.logical_or(buffer.timeouts[buffer.pos - 1], 1 - buffer.dones[buffer.pos - 1])
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        check_finite("observation at reset", self._last_obs)
+        return result
+
+    def _store_transition(self, replay_buffer, buffer_action, new_obs, reward, dones, infos) -> None:
+        check_finite("observation", new_obs)
+        check_finite("reward", reward)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def _on_step(self) -> None:
+        """Update the target net where its interval counts steps of the environment, as in DQN."""
+        self._n_calls += 1
+        if self.target_update_interval is not None and self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
+            self._update_target()
+
+    def train(self, gradient_steps: int, batch_size: int = 128) -> None:
+        policy = self.policy
+        # Switch to train mode (this affects batch norm / dropout)
+        policy.set_training_mode(True)
+        self._update_learning_rate(policy.optimizer)
+        if self.precision != "auto":
+            policy.log_precision.data.fill_(math.log(float(self.precision)))
+        target_entropy = self.entropy_schedule(self._current_progress_remaining) * math.log(int(self.action_space.n))
+        head_weights = self._head_weights()
+        assert self.replay_buffer is not None
+
+        logged = []
+        for batch in sample_transitions(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env):
+            features, actions, next_features, change = self._observe(batch)
+
+            # World model: the likelihood of the change, the surprise it was and what is not known about it
+            mean, log_var = policy.predict_change(features, actions)
+            transition_loss = (fe.gaussian_nll(mean, log_var, change) * batch.has_successor).mean()
+            prediction_error = fe.prediction_error(mean.detach(), change) * batch.has_successor
+            information_gain = fe.information_gain(mean.detach(), log_var.detach())
+
+            # Value net: bootstrap the EFE of the action taken, part by part
+            target = self._efe_target(batch, next_features, information_gain, prediction_error)
+            efe = policy.efe(features)
+            taken = (efe * actions.unsqueeze(1)).sum(dim=-1)
+            errors = self._value_error(taken, target.expand_as(taken), reduction="none")
+            value_loss = (errors.mean(dim=1) * head_weights.abs()).sum()
+
+            # Policy: the variational free energy under the worst of the value nets
+            log_prob = policy.action_log_prob(features)
+            total_efe = fe.pessimistic((efe.detach() * head_weights.unsqueeze(-1)).sum(dim=2))
+            divergence = fe.policy_divergence(log_prob, total_efe, policy.precision)
+            entropy = fe.policy_entropy(log_prob)
+
+            losses = {"transition_loss": transition_loss, "value_loss": value_loss, "policy_loss": divergence.mean()}
+            if self.precision == "auto":
+                losses["precision_loss"] = fe.precision_loss(policy.log_precision, entropy, target_entropy)
+            loss = self._optimize(losses)
+            scalars = {"loss": loss, **losses, "precision": policy.precision}
+            samples = {
+                "vfe": prediction_error + divergence,
+                "prediction_error": prediction_error,
+                "information_gain": information_gain,
+                "extrinsic_value": -target[:, :1],
+                "epistemic_value": -target[:, 1:2],
+                "entropy": entropy,
+            }
+            logged.append((scalars, samples))
+
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/target_entropy", target_entropy)
+        for name, value in mean_of_terms(logged).items():
+            self.logger.record(f"train/{name}", value)
+
+    def _head_weights(self) -> th.Tensor:
+        """
+        :return: weights in G of the value net's heads, shape (len(VALUE_HEADS),). The preference weight is part of the
+            extrinsic target, beside the policy's entropy. A head also learns in proportion to its weight, so that what does
+            not act does not shape the shared layers.
+        """
+        epistemic_weight = self.epistemic_weight if self.policy.ensemble_size > 1 else 0.0
+        return th.tensor([1.0, epistemic_weight, self.prediction_error_weight], device=self.device)
+
+    def _observe(self, batch: TransitionBatch) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+        """
+        :param batch: transitions
+        :return: features of s_t (with gradient), encoded actions, features of s_{t+1} and the normalised change between
+            the two as the slow extractor sees it
+        """
+        policy, pairs = self.policy, batch.one_step
+        with th.no_grad():
+            slow_features = policy.features(pairs.observations, target=True)
+            next_features = policy.features(pairs.next_observations, target=True)
+            change = policy.normalize_transition(slow_features, (next_features - slow_features) * batch.has_successor)
+        return policy.features(pairs.observations), policy.one_hot(pairs.actions), next_features, change
+
+    @th.no_grad()
+    def _efe_target(
+        self, batch: TransitionBatch, next_features: th.Tensor, information_gain: th.Tensor, prediction_error: th.Tensor
+    ) -> th.Tensor:
+        """
+        Bellman targets of the value net's heads. The extrinsic part has n-step returns; the other two are known of the
+        pair (s_t, a_t) alone and have one step.
+
+        :param batch: transitions
+        :param next_features: features of s_{t+1}, shape (batch, features_dim)
+        :param information_gain: of (s_t, a_t), shape (batch, 1)
+        :param prediction_error: of (s_t, a_t, s_{t+1}), shape (batch, 1)
+        :return: shape (batch, len(VALUE_HEADS))
+        """
+        one_step, n_step = batch.one_step, batch.n_step
+        if n_step is one_step:
+            next_efe, last_entropy = self._next_efe(next_features)
+            last_efe = next_efe
+        else:
+            last_features = self.policy.features(n_step.next_observations, target=True)
+            both_efe, both_entropy = self._next_efe(th.cat([next_features, last_features]))
+            (next_efe, last_efe), (_, last_entropy) = both_efe.chunk(2), both_entropy.chunk(2)
+        discount = n_step.discounts if n_step.discounts is not None else self.gamma
+        soft_efe = last_efe[:, :1] - self.bootstrap_entropy / self.policy.precision * last_entropy
+        self.policy.information_gain_norm.update(information_gain)
+        novelty = information_gain / (self.policy.information_gain_norm.mean + 1e-8)
+        return th.cat(
+            [
+                fe.bootstrapped_efe(-self.preference_weight * n_step.rewards, n_step.dones, discount, soft_efe),
+                fe.bootstrapped_efe(-novelty, one_step.dones, self.epistemic_gamma, next_efe[:, 1:2]),
+                fe.bootstrapped_efe(prediction_error, one_step.dones, self.gamma, next_efe[:, 2:]),
+            ],
+            dim=1,
+        )
+
+    def _next_efe(self, features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param features: of a next state, shape (batch, features_dim)
+        :return: the EFE of following the policy from there, (batch, len(VALUE_HEADS)), and the policy's entropy, (batch, 1)
+        """
+        log_prob = self.policy.action_log_prob(features)
+        efe = fe.pessimistic(self.policy.efe(features, target=True))
+        return fe.policy_expectation(log_prob, efe), fe.policy_entropy(log_prob)
+
+    def _optimize(self, losses: dict[str, th.Tensor]) -> th.Tensor:
+        """
+        One gradient step on the sum of the losses, whose parameters meet in the features extractor alone.
+
+        :param losses: scalars by name
+        :return: their sum
+        :raises ValueError: if a loss is not finite, before it reaches the parameters
+        """
+        loss = th.stack([term.reshape(()) for term in losses.values()]).sum()
+        check_losses(loss, losses)
+        optimizer = self.policy.optimizer
+        optimizer.zero_grad()
+        loss.backward()
+        if self.max_grad_norm is not None:
+            clip_grad_norm(self.policy.net_parameters(), self.max_grad_norm)
+        optimizer.step()
+        if self.target_update_interval is None:
+            self._update_target()
+        return loss
+
+    def _update_target(self) -> None:
+        online, target = self.policy.target_pairs()
+        with th.no_grad():
+            th._foreach_lerp_(target, online, self.tau)
+        # Copy running stats, see GH issue #996
+        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        super()._update_learning_rate(optimizers)
+        for group in self.policy.optimizer.param_groups:
+            group["lr"] *= group["lr_multiplier"]
+
+    def learn(
+        self: SelfDAI,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "DAI",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfDAI:
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "batch_norm_stats", "batch_norm_stats_target"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []

@@ -1,0 +1,130 @@
+"""
+The equations of deep active inference, as pure functions of tensors.
+
+Sign convention: the expected free energy (EFE) ``G`` is a cost, lower is better.
+Per-sample scalars have shape ``(batch, 1)``. Leading ensemble axes come first: ``(n_members, batch, ...)``.
+
+References: van der Himst & Lanillos 2020 (arXiv:2009.03622), Millidge 2019 (arXiv:1907.03876),
+Tschantz et al. 2020 (arXiv:2002.12636), Haarnoja et al. 2018 (arXiv:1801.01290), Zhou et al. 2022 (arXiv:2209.10081).
+"""
+
+import math
+
+import torch as th
+from torch.nn import functional as F
+
+LOG_2_PI = math.log(2.0 * math.pi)
+
+
+def gaussian_nll(mean: th.Tensor, log_var: th.Tensor, target: th.Tensor) -> th.Tensor:
+    """
+    Negative log-likelihood of a diagonal Gaussian, in nats, averaged over dimensions so that its size
+    does not grow with the observation.
+
+    :param mean: predicted mean, shape (..., batch, dim)
+    :param log_var: logarithm of the predicted variance, same shape
+    :param target: observed value, shape (batch, dim)
+    :return: shape (..., batch, 1)
+    """
+    nll = 0.5 * (log_var + (target - mean).square() * th.exp(-log_var) + LOG_2_PI)
+    return nll.mean(dim=-1, keepdim=True)
+
+
+def prediction_error(mean: th.Tensor, target: th.Tensor) -> th.Tensor:
+    """
+    Squared error of the ensemble's mean prediction, averaged over dimensions: the transition term of the
+    variational free energy (van der Himst & Lanillos 2020, eq. 8, with a unit-variance likelihood).
+
+    :param mean: predicted means, shape (ensemble_size, batch, dim)
+    :param target: observed value, shape (batch, dim)
+    :return: shape (batch, 1)
+    """
+    return (mean.mean(dim=0) - target).square().mean(dim=-1, keepdim=True)
+
+
+def information_gain(mean: th.Tensor, log_var: th.Tensor) -> th.Tensor:
+    """
+    Expected information about the transition model's parameters, in nats: entropy of the ensemble's mixture minus
+    the mean entropy of its members (Tschantz et al. 2020, eq. 6), with the mixture moment-matched to a Gaussian:
+    ``0.5 sum_d log(1 + Var_k[mu_kd] / E_k[sigma_kd^2])``. It vanishes where members agree, however noisy the outcome.
+
+    :param mean: member means, shape (ensemble_size, batch, dim)
+    :param log_var: member log-variances, same shape
+    :return: shape (batch, 1), zero for a single member
+    """
+    disagreement = mean.var(dim=0, unbiased=False)
+    noise = log_var.exp().mean(dim=0)
+    return 0.5 * th.log1p(disagreement / noise).sum(dim=-1, keepdim=True)
+
+
+def pessimistic(efe: th.Tensor) -> th.Tensor:
+    """
+    The worse of several estimates of a cost: the maximum over value nets. It is clipped double Q-learning
+    (Fujimoto et al. 2018, arXiv:1802.09477, eq. 10) with ``G = -Q``.
+
+    :param efe: shape (n_critics, ...)
+    :return: shape (...)
+    """
+    return efe.max(dim=0).values
+
+
+def policy_expectation(log_prob: th.Tensor, efe: th.Tensor) -> th.Tensor:
+    """
+    ``sum_a Q(a|s) G(s,a)``: the EFE of following the policy.
+
+    :param log_prob: log Q(a|s), shape (batch, n_actions)
+    :param efe: shape (batch, ..., n_actions)
+    :return: shape (batch, ...)
+    """
+    prob = log_prob.exp().reshape(log_prob.shape[0], *(1,) * (efe.dim() - 2), -1)
+    return (prob * efe).sum(dim=-1)
+
+
+def policy_entropy(log_prob: th.Tensor) -> th.Tensor:
+    """
+    Entropy of a discrete policy, in nats.
+
+    :param log_prob: log Q(a|s), shape (batch, n_actions)
+    :return: shape (batch, 1)
+    """
+    return -(log_prob.exp() * log_prob).sum(dim=-1, keepdim=True)
+
+
+def bootstrapped_efe(efe: th.Tensor, terminated: th.Tensor, discount: th.Tensor | float, next_efe: th.Tensor) -> th.Tensor:
+    """
+    Bellman target of the value net (van der Himst & Lanillos 2020, eq. 10, with a discount):
+    ``G(s,a) = g(s,a) + discount (1 - terminated) E_Q[G(s',.)]``.
+
+    :param efe: one-step (or n-step) EFE g, shape (batch, 1)
+    :param terminated: 1 where the episode truly ended (a timeout is not an end), shape (batch, 1)
+    :param discount: discount of the next value, a number or shape (batch, 1)
+    :param next_efe: expected EFE at the next state, shape (batch, 1)
+    :return: shape (batch, 1)
+    """
+    return efe + discount * (1.0 - terminated) * next_efe
+
+
+def policy_divergence(log_prob: th.Tensor, efe: th.Tensor, precision: th.Tensor | float) -> th.Tensor:
+    """
+    ``KL[ Q(a|s) || softmax(-precision G(s,.)) ]``, the policy's term of the variational free energy
+    (van der Himst & Lanillos 2020, eq. 9), in nats.
+
+    :param log_prob: log Q(a|s), shape (batch, n_actions)
+    :param efe: G(s,.), shape (batch, n_actions); no gradient should flow through it
+    :param precision: inverse temperature of the EFE
+    :return: shape (batch, 1), never negative
+    """
+    return (log_prob.exp() * (log_prob - F.log_softmax(-precision * efe, dim=-1))).sum(dim=-1, keepdim=True)
+
+
+def precision_loss(log_precision: th.Tensor, entropy: th.Tensor, target_entropy: float) -> th.Tensor:
+    """
+    Dual descent on the precision (Haarnoja et al. 2018, arXiv:1812.05905, eq. 18, with precision = 1 / temperature):
+    a policy more random than its target raises the precision.
+
+    :param log_precision: shape (1,)
+    :param entropy: the policy's entropy, in nats, shape (batch, 1)
+    :param target_entropy: in nats
+    :return: scalar
+    """
+    return (log_precision * (target_entropy - entropy.detach())).mean()

@@ -1,0 +1,144 @@
+"""The building blocks of the three nets: parallel perceptrons and running normalisation."""
+
+import math
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+
+class BatchedLinear(nn.Module):
+    """
+    Independent linear layers of one shape, as one batched matrix product.
+
+    :param n_members: number of layers
+    :param input_dim: size of each layer's input
+    :param output_dim: size of each layer's output
+    """
+
+    def __init__(self, n_members: int, input_dim: int, output_dim: int) -> None:
+        super().__init__()
+        # The initialisation of torch's Linear layer, for each member by itself
+        bound = 1.0 / math.sqrt(max(input_dim, 1))
+        self.weight = nn.Parameter(th.empty(n_members, input_dim, output_dim).uniform_(-bound, bound))
+        self.bias = nn.Parameter(th.empty(n_members, 1, output_dim).uniform_(-bound, bound))
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: shape (n_members, batch, input_dim)
+        :return: shape (n_members, batch, output_dim)
+        """
+        return th.baddbmm(self.bias, inputs, self.weight)
+
+
+class BatchedLayerNorm(nn.Module):
+    """
+    Layer normalisation (Ba et al. 2016, arXiv:1607.06450) with a scale and shift for each member.
+
+    :param n_members: number of members
+    :param dim: size of the last axis
+    """
+
+    def __init__(self, n_members: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(th.ones(n_members, 1, dim))
+        self.bias = nn.Parameter(th.zeros(n_members, 1, dim))
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: shape (n_members, batch, dim)
+        :return: same shape
+        """
+        return th.addcmul(self.bias, F.layer_norm(inputs, inputs.shape[-1:]), self.weight)
+
+
+class EnsembleMLP(nn.Module):
+    """
+    Independent multilayer perceptrons of one shape, evaluated together.
+
+    :param n_members: number of perceptrons
+    :param input_dim: size of the input, which all members share
+    :param output_dim: size of each member's output
+    :param net_arch: sizes of the hidden layers
+    :param activation_fn: activation after each hidden layer
+    :param layer_norm: whether to layer-normalise before each activation
+    """
+
+    def __init__(
+        self,
+        n_members: int,
+        input_dim: int,
+        output_dim: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module] = nn.ReLU,
+        layer_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.n_members = n_members
+        layers: list[nn.Module] = []
+        for size in net_arch:
+            layers.append(BatchedLinear(n_members, input_dim, size))
+            if layer_norm:
+                layers.append(BatchedLayerNorm(n_members, size))
+            layers.append(activation_fn())
+            input_dim = size
+        self.layers = nn.Sequential(*layers, BatchedLinear(n_members, input_dim, output_dim))
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: shape (batch, input_dim)
+        :return: shape (n_members, batch, output_dim)
+        """
+        return self.layers(inputs.unsqueeze(0).expand(self.n_members, -1, -1))
+
+
+class RunningNorm(nn.Module):
+    """
+    Running mean and variance of a stream of batches: an exact average at first, an exponential one after
+    ``horizon`` batches. The statistics are buffers, so they are saved with the policy.
+
+    :param dim: size of the last axis of the data
+    :param horizon: number of batches that the average looks back on
+    """
+
+    mean: th.Tensor
+    var: th.Tensor
+    n_batches: th.Tensor
+
+    def __init__(self, dim: int, horizon: int = 1000) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.register_buffer("mean", th.zeros(dim))
+        self.register_buffer("var", th.ones(dim))
+        self.register_buffer("n_batches", th.zeros(1))
+
+    @th.no_grad()
+    def update(self, batch: th.Tensor) -> None:
+        """
+        :param batch: shape (batch, dim)
+        """
+        self.n_batches.add_(1.0)
+        rate = self.n_batches.clamp(max=self.horizon).reciprocal()
+        var, mean = th.var_mean(batch, dim=0, correction=0)
+        # Law of total variance for a mixture of the old statistics and the batch; the first batch replaces them
+        var.addcmul_((mean - self.mean).square(), 1.0 - rate)
+        self.var.lerp_(var, rate)
+        self.mean.lerp_(mean, rate)
+
+    @property
+    def inverse_std(self) -> th.Tensor:
+        """One over the running standard deviation, shape (dim,)."""
+        return th.rsqrt(self.var + 1e-8)
+
+
+@th.no_grad()
+def clip_grad_norm(parameters: list[nn.Parameter], max_norm: float) -> None:
+    """
+    As ``torch.nn.utils.clip_grad_norm_``, in a few calls on the whole list (on the CPU torch's own loops over it).
+
+    :param parameters: those whose gradients are clipped together, in place
+    :param max_norm: largest Euclidean norm of all the gradients
+    """
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = th.linalg.vector_norm(th.stack(th._foreach_norm(grads)))
+    th._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))

@@ -1,0 +1,289 @@
+"""The nets of deep active inference as an SB3 policy."""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_dai.networks import EnsembleMLP, RunningNorm
+from sb3_dai.saving import CrashSafePolicy
+
+VALUE_HEADS = ("extrinsic", "epistemic", "prediction_error")
+"""The parts of the EFE, each with its own head in the value net. Their weighted sum is G."""
+
+MIN_LOG_VAR, MAX_LOG_VAR = -10.0, 2.0
+NET_NAMES = ("transition", "policy", "value")
+
+
+class DAIPolicy(CrashSafePolicy):
+    """
+    Transition ensemble p_k(s'|s,a), policy Q(a|s) and value (expected free energy) nets with their target.
+
+    The transition net predicts the change of the features, in units of its running standard deviation, as a diagonal
+    Gaussian. For vector observations the features are the observation itself.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param lr_schedule: Learning rate schedule (could be constant)
+    :param net_arch: Sizes of the hidden layers of each net, by default two of 64, none after ``NatureCNN``
+    :param activation_fn: Activation function
+    :param layer_norm: Whether the hidden layers of the policy and value nets are layer-normalised. Bootstrapping needs it;
+        the transition net learns by plain regression from inputs that are normalised already.
+    :param ensemble_size: Number of members of the transition ensemble; one alone has no information gain
+    :param n_critics: Number of value nets; the bootstrap takes the worst of them
+    :param lr_multipliers: Factors on the learning rate of the nets "transition", "policy", "value" (1 if absent)
+    :param features_extractor_class: Features extractor to use. All three nets share and train it.
+    :param features_extractor_kwargs: Keyword arguments to pass to the features extractor.
+    :param normalize_images: Whether to normalize images or not, dividing by 255.0 (True by default)
+    :param optimizer_class: The optimizer to use, ``th.optim.Adam`` by default (fused)
+    :param optimizer_kwargs: Additional keyword arguments, excluding the learning rate, to pass to the optimizer
+    :raises ValueError: if an argument cannot describe a net
+    """
+
+    action_space: spaces.Discrete
+    optimizer: th.optim.Optimizer
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        layer_norm: bool = True,
+        ensemble_size: int = 5,
+        n_critics: int = 2,
+        lr_multipliers: dict[str, float] | None = None,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            # Copies: the base class writes into them, and the user's must stay as they were (GH#155)
+            dict(features_extractor_kwargs or {}),
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=dict(optimizer_kwargs or {}),
+            normalize_images=normalize_images,
+        )
+        if net_arch is None:
+            net_arch = [] if features_extractor_class == NatureCNN else [64, 64]
+        if not isinstance(net_arch, list) or any(not isinstance(size, int) or size < 1 for size in net_arch):
+            raise ValueError(f"net_arch={net_arch!r}: give a list of positive layer sizes, for example [64, 64]")
+        for name, size in (("ensemble_size", ensemble_size), ("n_critics", n_critics)):
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name}={size!r}: give a whole number of at least 1")
+        unknown = set(lr_multipliers or {}) - set(NET_NAMES)
+        if unknown:
+            raise ValueError(f"lr_multipliers has unknown nets {sorted(unknown)}: choose from {NET_NAMES}")
+
+        self.net_arch = net_arch
+        self.activation_fn = activation_fn
+        self.layer_norm = layer_norm
+        self.ensemble_size = ensemble_size
+        self.n_critics = n_critics
+        self.lr_multipliers = dict(lr_multipliers or {})
+        self._build(lr_schedule)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """
+        Create the nets, their target and the one optimizer.
+
+        :param lr_schedule: Learning rate schedule, lr_schedule(1) is the initial learning rate
+        """
+        self.features_extractor = self.make_features_extractor()
+        features_dim, n_actions = self.features_extractor.features_dim, int(self.action_space.n)
+
+        def mlp(n_members: int, input_dim: int, output_dim: int, layer_norm: bool = self.layer_norm) -> EnsembleMLP:
+            return EnsembleMLP(n_members, input_dim, output_dim, self.net_arch, self.activation_fn, layer_norm)
+
+        self.transition_net = mlp(self.ensemble_size, features_dim + n_actions, 2 * features_dim, layer_norm=False)
+        self.policy_net = mlp(1, features_dim, n_actions)
+        self.value_net = mlp(self.n_critics, features_dim, len(VALUE_HEADS) * n_actions)
+
+        self.features_extractor_target = self.make_features_extractor()
+        self.features_extractor_target.load_state_dict(self.features_extractor.state_dict())
+        self.value_net_target = mlp(self.n_critics, features_dim, len(VALUE_HEADS) * n_actions)
+        self.value_net_target.load_state_dict(self.value_net.state_dict())
+        for module in (self.features_extractor_target, self.value_net_target):
+            module.requires_grad_(False)
+            module.train(False)
+
+        # Of the features and of their change, side by side so that one update does for both
+        self.transition_norm = RunningNorm(2 * features_dim)
+        self.information_gain_norm = RunningNorm(1)
+        self.log_precision = nn.Parameter(th.zeros(1))
+
+        if issubclass(self.optimizer_class, th.optim.Adam) and not {"fused", "foreach"} & set(self.optimizer_kwargs):
+            self.optimizer_kwargs["fused"] = True
+        learning_rate = lr_schedule(1)
+        nets = {
+            "transition": [*self.transition_net.parameters()],
+            "policy": [*self.policy_net.parameters(), *self.features_extractor.parameters(), self.log_precision],
+            "value": [*self.value_net.parameters()],
+        }
+        # One group for each multiplier, because each group costs a call of the optimizer
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameters in nets.items():
+            groups.setdefault(self.lr_multipliers.get(name, 1.0), []).extend(parameters)
+        self.optimizer = self.optimizer_class(
+            [{"params": params, "lr": learning_rate * factor, "lr_multiplier": factor} for factor, params in groups.items()],
+            lr=learning_rate,  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+
+    @property
+    def precision(self) -> th.Tensor:
+        """Inverse temperature of the EFE, shape (1,)."""
+        return self.log_precision.detach().exp()
+
+    def net_parameters(self) -> list[nn.Parameter]:
+        """All that is trained but the precision, whose gradient is not to be clipped with the nets'."""
+        return [p for group in self.optimizer.param_groups for p in group["params"] if p is not self.log_precision]
+
+    def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
+        """The parameters that have a target, and the target's, in the same order."""
+        online: list[th.Tensor] = [*self.value_net.parameters(), *self.features_extractor.parameters()]
+        target: list[th.Tensor] = [*self.value_net_target.parameters(), *self.features_extractor_target.parameters()]
+        return online, target
+
+    def features(self, obs: PyTorchObs, target: bool = False) -> th.Tensor:
+        """
+        :param obs: observations
+        :param target: whether to use the slow copy of the extractor
+        :return: shape (batch, features_dim)
+        """
+        return self.extract_features(obs, self.features_extractor_target if target else self.features_extractor)
+
+    def one_hot(self, actions: th.Tensor) -> th.Tensor:
+        """
+        :param actions: indices, shape (batch, 1)
+        :return: shape (batch, n_actions): a scalar code would put a false order on actions
+        """
+        return F.one_hot(actions.long().reshape(-1), int(self.action_space.n)).float()
+
+    def normalize_transition(self, features: th.Tensor, change: th.Tensor) -> th.Tensor:
+        """
+        Add a batch to the running statistics of the world model and normalise its change with them.
+
+        :param features: of s, shape (batch, features_dim)
+        :param change: to the features of s', shape (batch, features_dim)
+        :return: the change in units of its running standard deviation, shape (batch, features_dim)
+        """
+        self.transition_norm.update(th.cat([features, change], dim=1))
+        return change * self.transition_norm.inverse_std[features.shape[1] :]
+
+    def predict_change(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        The transition ensemble.
+
+        :param features: features of s, shape (batch, features_dim)
+        :param actions: encoded actions, shape (batch, n_actions)
+        :return: mean and log-variance of the normalised change, each (ensemble_size, batch, features_dim)
+        """
+        dim = features.shape[1]
+        normalized = (features - self.transition_norm.mean[:dim]) * self.transition_norm.inverse_std[:dim]
+        mean, raw = self.transition_net(th.cat([normalized, actions], dim=1)).chunk(2, dim=-1)
+        # A smooth bound: gradients survive at both ends (Chua et al. 2018, arXiv:1805.12114, appendix A.1)
+        log_var = MAX_LOG_VAR - F.softplus(MAX_LOG_VAR - raw)
+        log_var = MIN_LOG_VAR + F.softplus(log_var - MIN_LOG_VAR)
+        return mean, log_var
+
+    def action_log_prob(self, features: th.Tensor) -> th.Tensor:
+        """
+        :param features: shape (batch, features_dim)
+        :return: log Q(a|s), shape (batch, n_actions)
+        """
+        return F.log_softmax(self.policy_net(features)[0], dim=-1)
+
+    def efe(self, features: th.Tensor, target: bool = False) -> th.Tensor:
+        """
+        The value net.
+
+        :param features: shape (batch, features_dim)
+        :param target: whether to use the target net
+        :return: G of each part, net and action, shape (n_critics, batch, len(VALUE_HEADS), n_actions)
+        """
+        net = self.value_net_target if target else self.value_net
+        return net(features).unflatten(-1, (len(VALUE_HEADS), -1))
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        return self._predict(obs, deterministic=deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        logits = self.policy_net(self.features(observation))[0]
+        if deterministic:
+            return logits.argmax(dim=1)
+        return th.multinomial(F.softmax(logits, dim=-1), 1).squeeze(1)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Put the trained nets in training or evaluation mode; targets stay in evaluation mode.
+
+        :param mode: if true, set to training mode, else set to evaluation mode
+        """
+        if mode == self.training:  # Called with each prediction: a walk through all the modules would be most of its cost
+            return
+        for module in (self.features_extractor, self.transition_net, self.policy_net, self.value_net):
+            module.train(mode)
+        self.training = mode
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            dict(
+                lr_schedule=self._dummy_schedule,  # not needed for loading the policy alone
+                net_arch=self.net_arch,
+                activation_fn=self.activation_fn,
+                layer_norm=self.layer_norm,
+                ensemble_size=self.ensemble_size,
+                n_critics=self.n_critics,
+                lr_multipliers=self.lr_multipliers,
+                features_extractor_class=self.features_extractor_class,
+                features_extractor_kwargs=self.features_extractor_kwargs,
+                optimizer_class=self.optimizer_class,
+                optimizer_kwargs=self.optimizer_kwargs,
+            )
+        )
+        return data
+
+
+MlpPolicy = DAIPolicy
+
+
+class CnnPolicy(DAIPolicy):
+    """
+    Policy for images: as :class:`DAIPolicy` with the ``NatureCNN`` extractor, whose features the world model predicts.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param lr_schedule: Learning rate schedule (could be constant)
+    :param kwargs: the other arguments of :class:`DAIPolicy`
+    """
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Discrete, lr_schedule: Schedule, **kwargs):
+        kwargs.setdefault("features_extractor_class", NatureCNN)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+
+class MultiInputPolicy(DAIPolicy):
+    """
+    Policy for dictionaries of observations: as :class:`DAIPolicy` with the ``CombinedExtractor``.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param lr_schedule: Learning rate schedule (could be constant)
+    :param kwargs: the other arguments of :class:`DAIPolicy`
+    """
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Discrete, lr_schedule: Schedule, **kwargs):
+        kwargs.setdefault("features_extractor_class", CombinedExtractor)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)

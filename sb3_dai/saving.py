@@ -1,0 +1,276 @@
+"""Saves that survive a crash, and loads that name what is wrong with a file before anything in it is unpickled."""
+
+import copy
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import uuid
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.type_aliases import GymEnv, TensorDict
+
+SelfCrashSafeSaving = TypeVar("SelfCrashSafeSaving", bound="CrashSafeSaving")
+
+
+@contextmanager
+def atomic_write(path: str | pathlib.Path | io.BufferedIOBase, suffix: str | None = None) -> Iterator[io.BufferedIOBase]:
+    """
+    Open a file for writing that takes its place only once it is complete: whatever happens before, the old file
+    stays whole. Names follow ``open_path`` of Stable-Baselines3.
+
+    :param path: where to write. Missing parent folders are created, and a folder ``path`` becomes ``path_2``.
+        A file object is given back as it is: what it is written to cannot be swapped.
+    :param suffix: added to a path that has none
+    :return: the binary file to write into
+    :raises PermissionError: if the file there is write-protected
+    """
+    if not isinstance(path, (str, pathlib.Path)):
+        yield path
+        return
+    path = pathlib.Path(path)
+    if suffix and path.suffix == "":
+        path = pathlib.Path(f"{path}.{suffix}")
+    while path.is_dir():
+        warnings.warn(f"Path '{path}' is a folder. Will save instead to {path}_2")
+        path = pathlib.Path(f"{path}_2")
+    # Through a symbolic link, as a plain write goes, instead of in its place
+    path = pathlib.Path(os.path.realpath(path))
+    exists = path.exists()
+    if exists:
+        # A rename asks only the folder for permission: ask the file, too
+        path.open("r+b").close()
+    # In the same folder, because a rename across file systems is a copy
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    file = open_path(temporary, "w")
+    try:
+        with file:
+            yield file
+            file.flush()
+            # Else a power cut could leave the new name on data that never reached the disk
+            os.fsync(file.fileno())
+        if exists:
+            shutil.copymode(path, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | pathlib.Path, data: Any) -> None:
+    """
+    Write results as JSON, atomically.
+
+    :param path: where to write, with ".json" added if there is no suffix
+    :param data: what ``json.dumps`` accepts
+    """
+    with atomic_write(path, "json") as file:
+        file.write(json.dumps(data, indent=2).encode() + b"\n")
+
+
+def _saved_by(data: Any) -> str:
+    """
+    Tell which algorithm saved a zip from the clear text that SB3 writes beside the pickled policy class.
+
+    :param data: the parsed ``data`` member of the zip
+    :return: "DAI", or a phrase for an error message
+    """
+    policy = data.get("policy_class") if isinstance(data, dict) else None
+    if not isinstance(policy, dict):
+        return "something other than Stable-Baselines3"
+    module = str(policy.get("__module__"))
+    # The argument, for a policy class of the user's; the module, for a save that excludes the argument
+    if "epistemic_weight" in data or module.startswith("sb3_dai."):
+        return "DAI"
+    name = re.match(r"<function (\w+)\.", str(policy.get("__init__")))
+    policy_class = f"{module}.{name[1]}" if name else module
+    package = re.match(r"(?:stable_baselines3|sb3_contrib)\.(\w+)\.", module)
+    if not package:
+        return f"another algorithm (its policy class is {policy_class})"
+    # The policies of `common` belong to all on-policy algorithms
+    algorithm = "PPO, A2C or another on-policy algorithm" if package[1] == "common" else package[1].upper()
+    return f"{algorithm}, probably (its policy class is {policy_class})"
+
+
+@contextmanager
+def _open_model(path: str | pathlib.Path | io.BufferedIOBase) -> Iterator[io.BufferedIOBase]:
+    """
+    Open a zip-file for loading, once its checksums and its origin have been found good. Nothing is unpickled.
+
+    :param path: path to the file, or a file-like
+    :return: the open file, so that what is loaded is what was checked
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if the file is damaged or is not a model saved by DAI
+    """
+    file = open_path(path, "r", suffix="zip")
+    name = getattr(file, "name", file)
+    try:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                corrupt = archive.testzip()
+                if corrupt is not None:
+                    raise zipfile.BadZipFile(f"the member {corrupt!r} does not match its checksum")
+                data = json.loads(archive.read("data")) if "data" in archive.namelist() else None
+                # The .pth members are zip-files, too: one of them is what zipfile finds in a truncated model
+                if data is None and min((info.header_offset for info in archive.infolist()), default=0) > 0:
+                    raise zipfile.BadZipFile("its end is missing")
+        # zipfile and json answer damaged bytes with half a dozen types, none of which names the file
+        except Exception as error:
+            raise ValueError(
+                f"{name} is not a zip-file or is damaged ({error}): copy it again from where it was saved, "
+                "or load an earlier checkpoint."
+            ) from error
+        origin = _saved_by(data)
+        if origin != "DAI":
+            raise ValueError(
+                f"{name} is not a DAI model: it was saved by {origin}. Load it with the class that saved it, "
+                "or give the zip-file that DAI.save wrote (a file of policy.save is for the load of the policy's class)."
+            )
+        yield file
+    finally:
+        if file is not path:
+            file.close()
+
+
+class CrashSafeSaving(OffPolicyAlgorithm):
+    """
+    Off-policy algorithm whose files are written atomically and checked before they are loaded.
+    Arguments are those of ``OffPolicyAlgorithm``.
+    """
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save all the attributes of the object and the model parameters in a zip-file, atomically.
+
+        :param path: path to the file (or a file-like) where the rl agent should be saved
+        :param exclude: name of parameters that should be excluded in addition to the default ones
+        :param include: name of parameters that might be excluded but should be included anyway
+        """
+        with atomic_write(path, "zip") as file:
+            super().save(file, exclude, include)
+
+    @classmethod
+    def load(
+        cls: type[SelfCrashSafeSaving],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs,
+    ) -> SelfCrashSafeSaving:
+        """
+        Create a new model from a zip-file. It holds pickled objects: load only files you trust.
+
+        :param path: path to the file (or a file-like) where to load the agent from
+        :param env: the new environment to run the loaded model on (None if it is only to predict)
+        :param device: Device on which the code should run.
+        :param custom_objects: Dictionary of objects that replace those of the file, which are then not unpickled
+        :param print_system_info: Whether to print system info from the saved model and the current system info
+        :param force_reset: Force call to ``reset()`` before training
+        :param kwargs: extra arguments to change the model when loading
+        :return: new model instance with loaded parameters
+        :raises FileNotFoundError: if there is no such file
+        :raises ValueError: if the file is damaged, is not a model saved by DAI, or does not fit the environment
+        """
+        with _open_model(path) as file:
+            return super().load(file, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | pathlib.Path | io.BufferedIOBase | TensorDict,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        Load parameters, of the nets and the optimizer, into this model. Nothing but tensors is read from a zip-file.
+
+        :param load_path_or_dict: path to a saved model (or a file-like), or what ``get_parameters`` returned
+        :param exact_match: Whether all parameters must be given
+        :param device: Device on which the code should run.
+        :raises FileNotFoundError: if there is no such file
+        :raises ValueError: if the file is damaged, is not a model saved by DAI, or does not match the model
+        """
+        if isinstance(load_path_or_dict, dict):
+            super().set_parameters(load_path_or_dict, exact_match, device)
+        else:
+            with _open_model(load_path_or_dict) as file:
+                super().set_parameters(file, exact_match, device)  # type: ignore[arg-type]
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Save the replay buffer as a pickle file, atomically.
+
+        :param path: Path to the file (or a file-like) where the replay buffer should be saved.
+        """
+        with atomic_write(path, "pkl") as file:
+            super().save_replay_buffer(file)
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer from a pickle file: load only files you trust.
+
+        :param path: Path to the pickled replay buffer.
+        :param truncate_last_traj: With a ``HerReplayBuffer``, whether the last trajectory was finished (and is
+            truncated) instead of being continued.
+        :raises FileNotFoundError: if there is no such file
+        :raises ValueError: if the file is damaged, holds no replay buffer, or one that does not fit the model
+        """
+        # SB3 puts what it unpickles into the model unseen: let it do so in a copy, and a bad file costs nothing
+        loader = copy.copy(self)
+        loader.replay_buffer = None
+        file = open_path(path, "r", self.verbose, suffix="pkl")
+        name = getattr(file, "name", file)
+        try:
+            super(CrashSafeSaving, loader).load_replay_buffer(file, truncate_last_traj)
+        # Unpickling damaged bytes can raise anything
+        except Exception as error:
+            if isinstance(error, MemoryError) or isinstance(loader.replay_buffer, ReplayBuffer):
+                raise
+            found = "no complete pickle" if loader.replay_buffer is None else f"a {type(loader.replay_buffer).__name__}"
+            raise ValueError(
+                f"{name} holds {found} instead of a replay buffer ({error!r}): give a file that save_replay_buffer "
+                "wrote, copied whole (rewind a file object first)."
+            ) from error
+        finally:
+            if file is not path:
+                file.close()
+        for key in ("observation_space", "action_space", "n_envs"):
+            theirs, ours = getattr(loader.replay_buffer, key), getattr(self, key)
+            if theirs != ours:
+                raise ValueError(
+                    f"The replay buffer in {name} does not fit the model: {key} is {theirs} in the file and {ours} in the "
+                    "model. Load the model with the environments that filled the buffer, or train without it."
+                )
+        self.replay_buffer = loader.replay_buffer
+
+
+class CrashSafePolicy(BasePolicy):
+    """
+    Policy whose file is written atomically. Arguments are those of ``BasePolicy``.
+    """
+
+    def save(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Save the policy alone to a given location, atomically.
+
+        :param path: where to write; no suffix is added
+        """
+        with atomic_write(path) as file:
+            super().save(file)  # type: ignore[arg-type]

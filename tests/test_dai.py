@@ -1,0 +1,264 @@
+"""The algorithm: what it converges to, which way each term pushes, and the notebook's faults kept out."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from chain import N_ACTIONS, N_STATES, Chain, solve, transition
+from gymnasium import spaces
+from stable_baselines3.common.logger import configure
+
+from sb3_dai import DAI
+from sb3_dai.free_energy import information_gain
+from sb3_dai.replay import sample_transitions
+from sb3_dai.zoo import hyperparams_file
+
+SMALL = dict(net_arch=[32])
+
+
+def filled(model: DAI, repeats: int = 40) -> DAI:
+    """Put every transition of the chain into the buffer, and silence the logger."""
+    for _ in range(repeats):
+        for state in range(N_STATES):
+            for action in range(N_ACTIONS):
+                next_state, reward, terminated = transition(state, action)
+                row = (np.array([[state]]), np.array([[next_state]]), np.array([[action]]), np.array([reward]))
+                model.replay_buffer.add(*row, np.array([terminated]), [{}])
+    model.set_logger(configure(None, []))
+    return model
+
+
+def values(model: DAI) -> tuple[np.ndarray, np.ndarray]:
+    """G of each head, (n_heads, N_STATES, N_ACTIONS), and Q(a|s) in every state."""
+    with th.no_grad():
+        features = model.policy.features(th.arange(N_STATES))
+        efe = model.policy.efe(features).max(dim=0).values
+        return efe.permute(1, 0, 2).numpy(), model.policy.action_log_prob(features).exp().numpy()
+
+
+@pytest.mark.parametrize("precision", [1.0, 10.0])
+def test_value_net_converges_to_dynamic_programming(precision):
+    model = DAI(
+        "MlpPolicy", Chain(), precision=precision, gamma=0.9, tau=0.05, n_steps=1, epistemic_weight=0.0, seed=0,
+        learning_rate=3e-3, policy_kwargs=dict(SMALL, ensemble_size=1, n_critics=1), device="cpu", value_loss="mse",
+    )  # fmt: skip
+    filled(model).train(gradient_steps=1000, batch_size=64)
+    expected = solve(0.9, 1 / precision)
+    efe, prob = values(model)
+    np.testing.assert_allclose(efe[0], expected, atol=0.05)
+    optimal = np.exp(-expected * precision)
+    np.testing.assert_allclose(prob, optimal / optimal.sum(axis=1, keepdims=True), atol=0.05)
+
+
+def test_without_entropy_in_the_bootstrap_the_value_is_the_policys():
+    """bootstrap_entropy=0 evaluates the policy itself: no bonus for being random, so a higher cost."""
+    efe = {}
+    for bootstrap_entropy in (0.0, 1.0):
+        model = DAI(
+            "MlpPolicy", Chain(), precision=1.0, gamma=0.9, tau=0.05, n_steps=1, epistemic_weight=0.0, seed=0,
+            learning_rate=3e-3, policy_kwargs=SMALL, bootstrap_entropy=bootstrap_entropy, device="cpu",
+        )  # fmt: skip
+        filled(model).train(gradient_steps=600, batch_size=64)
+        efe[bootstrap_entropy] = values(model)[0][0]
+    # The last step to the right ends the episode, and with it the choice
+    assert (efe[0.0][:-1] > efe[1.0][:-1] + 0.5).all()
+
+
+def test_a_worse_reward_raises_g():
+    efe = {}
+    for weight in (0.0, 1.0, 3.0):
+        model = DAI("MlpPolicy", Chain(), preference_weight=weight, gamma=0.5, epistemic_weight=0.0, n_steps=1, seed=0,
+                    bootstrap_entropy=0.0, tau=0.05, policy_kwargs=SMALL, device="cpu")  # fmt: skip
+        filled(model).train(gradient_steps=400, batch_size=64)
+        efe[weight] = values(model)[0][0]
+    # The last step pays: the more it counts, the lower its cost; a step to the left only costs
+    assert efe[3.0][-1, 1] < efe[1.0][-1, 1] - 1 < efe[0.0][-1, 1] - 1.5
+    assert efe[1.0][0, 0] > efe[0.0][0, 0]
+
+
+def test_a_policy_step_lowers_the_expected_efe():
+    model = DAI("MlpPolicy", Chain(), precision=5.0, gamma=0.9, n_steps=1, seed=0, policy_kwargs=SMALL, device="cpu")
+    filled(model).train(gradient_steps=300, batch_size=64)
+    # With the values held still, the policy alone moves
+    for group in model.policy.optimizer.param_groups:
+        group["params"] = list(model.policy.policy_net.parameters())
+    with th.no_grad():
+        for parameter in model.policy.policy_net.parameters():
+            parameter.mul_(0.0)
+    weights = model._head_weights().numpy()
+
+    def expected_efe() -> float:
+        efe, prob = values(model)
+        return float((prob * (efe * weights[:, None, None]).sum(axis=0)).sum(axis=1).mean())
+
+    before = expected_efe()
+    model.train(gradient_steps=20, batch_size=64)
+    assert expected_efe() < before - 1e-3
+
+
+class NoisyChoice(gym.Env):
+    """Two states, no reward: action 0 leads to a known one, action 1 to a random observation."""
+
+    observation_space = spaces.Box(-5, 5, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        obs = self.np_random.uniform(-5, 5, 2) if action == 1 else np.zeros(2)
+        return obs.astype(np.float32), 0.0, True, False, {}
+
+
+@pytest.mark.parametrize("weight, preferred", [(1.0, 0), (-1.0, 1)])
+def test_prediction_error_avoids_or_seeks_surprise(weight, preferred):
+    """Positive is the seed's free energy of the future, negative is curiosity, which noise attracts."""
+    model = DAI("MlpPolicy", NoisyChoice(), prediction_error_weight=weight, epistemic_weight=0.0, precision=5.0, seed=0,
+                policy_kwargs=SMALL, device="cpu")  # fmt: skip
+    model.learn(600)
+    assert model.predict(np.zeros(2, np.float32), deterministic=True)[0] == preferred
+
+
+def test_information_gain_is_higher_where_nothing_was_seen():
+    class Walk(NoisyChoice):
+        """A random walk: the next observation is near the last."""
+
+        def step(self, action):
+            self.state = self.state + 0.1 * self.np_random.normal(size=2) + 0.05 * action
+            return self.state.astype(np.float32), 0.0, False, bool(np.abs(self.state).max() > 1), {}
+
+        def reset(self, *, seed=None, options=None):
+            gym.Env.reset(self, seed=seed)
+            self.state = np.zeros(2)
+            return self.state.astype(np.float32), {}
+
+    model = DAI("MlpPolicy", Walk(), seed=0, policy_kwargs=SMALL, device="cpu").learn(600)
+    actions = model.policy.one_hot(th.zeros(64, 1))
+    with th.no_grad():
+        near, far = (information_gain(*model.policy.predict_change(scale * th.randn(64, 2), actions)) for scale in (0.3, 4.0))
+    assert far.mean() > 5 * near.mean()
+
+
+def test_information_gain_lowers_the_epistemic_target():
+    model = filled(DAI("MlpPolicy", Chain(), seed=0, policy_kwargs=SMALL, device="cpu"))
+    (batch,) = sample_transitions(model.replay_buffer, 2)
+    features = th.zeros(2, N_STATES)
+    for _ in range(2000):  # until the running scale is that of the two
+        target = model._efe_target(batch, features, th.tensor([[1.0], [3.0]]), th.zeros(2, 1))
+    difference = target[1, 1] - target[0, 1]
+    same_end = batch.one_step.dones[0] == batch.one_step.dones[1]
+    assert same_end and difference.item() == pytest.approx(-(3.0 - 1.0) / 2.0, abs=1e-3)
+    assert model._head_weights()[1] > 0
+
+
+def test_ensemble_of_one_has_no_information_gain():
+    model = DAI("MlpPolicy", Chain(), seed=0, policy_kwargs=dict(SMALL, ensemble_size=1), device="cpu")
+    filled(model).train(gradient_steps=3, batch_size=16)
+    assert model.logger.name_to_value["train/information_gain"] == 0.0
+    assert model._head_weights()[1] == 0.0
+
+
+# -- The notebook's fatal faults, each with a test that fails when it is put back. The first, the divergence's sign, is in
+# -- test_free_energy.py and in the two policy tests above.
+
+
+@pytest.mark.parametrize("max_steps", [3, 100])
+def test_ends_are_stored_as_ends_and_timeouts_are_not(max_steps):
+    """Second fault: the flag was stored before it was known. Ninth: a timeout counted as a death."""
+    model = DAI("MlpPolicy", Chain(max_steps), seed=0, learning_starts=1000, device="cpu")
+    model.learn(400)
+    buffer = model.replay_buffer
+    ends = (buffer.dones * (1 - buffer.timeouts))[: buffer.pos]
+    assert buffer.dones.sum() > 0
+    # Five steps to the right end the episode; with a limit of three none ever does
+    assert (ends.sum() == 0) == (max_steps == 3)
+    assert (
+        buffer.observations[: buffer.pos][ends.astype(bool)].size == 0
+        or (buffer.observations[: buffer.pos][ends.astype(bool)] == N_STATES - 1).all()
+    )
+
+
+def test_target_net_is_updated_across_short_episodes():
+    """Third fault: the counter of the target's interval restarted with each episode."""
+    model = DAI("MlpPolicy", Chain(max_steps=6), seed=0, learning_starts=10, tau=1.0, target_update_interval=50,
+                policy_kwargs=SMALL, device="cpu")  # fmt: skip
+    model.learn(49)
+    start = [p.clone() for p in model.policy.value_net_target.parameters()]
+    model.learn(2, reset_num_timesteps=False)
+    moved = [not th.equal(a, b) for a, b in zip(start, model.policy.value_net_target.parameters(), strict=True)]
+    assert any(moved)
+
+
+def test_target_net_follows_each_gradient_step_by_default():
+    model = DAI("MlpPolicy", Chain(), seed=0, tau=0.25, policy_kwargs=SMALL, device="cpu")
+    filled(model)
+    before = [p.clone() for p in model.policy.value_net_target.parameters()]
+    model.train(gradient_steps=1, batch_size=16)
+    online = model.policy.value_net.parameters()
+    for old, target, new in zip(before, model.policy.value_net_target.parameters(), online, strict=True):
+        th.testing.assert_close(target, 0.75 * old + 0.25 * new)
+
+
+def test_constant_reward_has_a_bounded_value():
+    """Fourth fault: no discount. A reward of 1 for ever is worth 1 / (1 - gamma)."""
+    model = DAI("MlpPolicy", Chain(), gamma=0.5, seed=0, epistemic_weight=0.0, bootstrap_entropy=0.0, n_steps=1, tau=0.05,
+                policy_kwargs=SMALL, device="cpu")  # fmt: skip
+    filled(model)
+    model.replay_buffer.rewards[:] = 1.0
+    model.replay_buffer.dones[:] = 0.0
+    model.train(gradient_steps=600, batch_size=64)
+    np.testing.assert_allclose(values(model)[0][0], -2.0, atol=0.1)
+
+
+# -- Precision
+
+
+def test_automatic_precision_brings_the_entropy_to_its_target():
+    model = DAI("MlpPolicy", Chain(), gamma=0.9, tau=0.05, seed=0, policy_kwargs=SMALL, device="cpu",
+                exploration_initial_entropy=0.5, exploration_final_entropy=0.5, learning_rate=3e-3)  # fmt: skip
+    filled(model).train(gradient_steps=1200, batch_size=64)
+    assert model.logger.name_to_value["train/target_entropy"] == pytest.approx(0.5 * np.log(2))
+    _, prob = values(model)
+    entropy = -(prob * np.log(prob)).sum(axis=1).mean()
+    assert entropy == pytest.approx(0.5 * np.log(2), abs=0.1)
+
+
+def test_a_given_precision_stays():
+    model = DAI("MlpPolicy", Chain(), precision=2.5, seed=0, policy_kwargs=SMALL, device="cpu")
+    filled(model).train(gradient_steps=5, batch_size=16)
+    assert model.policy.precision.item() == pytest.approx(2.5)
+
+
+def test_a_precision_given_at_load_replaces_the_saved_one(tmp_path):
+    DAI("MlpPolicy", Chain(), precision=2.5, seed=0, policy_kwargs=SMALL, device="cpu").save(tmp_path / "model")
+    model = filled(DAI.load(tmp_path / "model", env=Chain(), precision=5.0, device="cpu"))
+    model.train(gradient_steps=1, batch_size=16)
+    assert model.policy.precision.item() == pytest.approx(5.0)
+
+
+def test_returns_end_where_learning_resets_the_environment():
+    """The episode that is cut short by a new call of learn() must not run on into the next one."""
+    model = DAI("MlpPolicy", Chain(max_steps=100), seed=0, learning_starts=1000, n_steps=3, device="cpu")
+    model.learn(10)
+    model.learn(10)
+    buffer = model.replay_buffer
+    cut = buffer.timeouts[:20].nonzero()[0]
+    assert (buffer.dones[cut] == 0).all() and 9 in cut
+
+
+# -- The two published agents are settings
+
+
+@pytest.mark.parametrize("name", ["himst", "seed"])
+def test_published_agents_are_settings(name):
+    entry = yaml.safe_load(hyperparams_file(name).read_text())["CartPole-v1"]
+    entry.pop("n_timesteps")
+    entry["learning_starts"] = min(entry["learning_starts"], 64)
+    model = DAI(env="CartPole-v1", seed=0, device="cpu", **entry)
+    model.learn(100)
+    assert model.epistemic_weight == 0.0 and model.policy.ensemble_size == 1 and model.policy.n_critics == 1
+    assert model.policy.net_arch == [64] and not model.policy.layer_norm
+    logged = model.logger.name_to_value
+    assert np.isfinite(logged["train/vfe"]) and logged["train/precision"] == 1.0

@@ -1,0 +1,110 @@
+"""Each equation against numbers worked by hand."""
+
+import math
+
+import pytest
+import torch as th
+
+from sb3_dai import free_energy as fe
+
+LOG2 = math.log(2.0)
+
+
+def close(value, expected):
+    th.testing.assert_close(value, th.tensor(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_gaussian_nll():
+    # Two dimensions: 0.5 (log v + e^2 / v + log 2 pi) with v = 1, e = 2 and v = 4, e = 2
+    first, second = 0.5 * (0 + 4 + fe.LOG_2_PI), 0.5 * (math.log(4) + 1 + fe.LOG_2_PI)
+    nll = fe.gaussian_nll(th.zeros(1, 1, 2), th.tensor([[[0.0, math.log(4)]]]), th.tensor([[2.0, -2.0]]))
+    close(nll, [[[(first + second) / 2]]])
+
+
+def test_gaussian_nll_is_torchs():
+    mean, log_var, target = th.randn(3, 5, 2), th.randn(3, 5, 2), th.randn(5, 2)
+    expected = -th.distributions.Normal(mean, (0.5 * log_var).exp()).log_prob(target).mean(-1, keepdim=True)
+    th.testing.assert_close(fe.gaussian_nll(mean, log_var, target), expected)
+
+
+def test_prediction_error_is_that_of_the_mean_of_the_members():
+    mean = th.tensor([[[1.0, 0.0]], [[3.0, 2.0]]])
+    close(fe.prediction_error(mean, th.tensor([[0.0, 0.0]])), [[(2.0**2 + 1.0**2) / 2]])
+
+
+def test_information_gain():
+    # One dimension, means -1 and 1 (variance 1) under noise of variance 1 and 3 (mean 2): 0.5 log(1 + 1 / 2)
+    mean, log_var = th.tensor([[[-1.0]], [[1.0]]]), th.tensor([[[0.0]], [[math.log(3.0)]]])
+    close(fe.information_gain(mean, log_var), [[0.5 * math.log(1.5)]])
+
+
+@pytest.mark.parametrize("noise", [0.01, 100.0])
+def test_information_gain_vanishes_where_members_agree(noise):
+    mean, log_var = th.full((5, 1, 3), 0.7), th.full((5, 1, 3), math.log(noise))
+    close(fe.information_gain(mean, log_var), [[0.0]])
+
+
+def test_information_gain_of_one_member_is_zero():
+    close(fe.information_gain(th.randn(1, 1, 4), th.randn(1, 1, 4)), [[0.0]])
+
+
+def test_pessimistic_is_the_higher_cost():
+    close(fe.pessimistic(th.tensor([[1.0, -2.0], [0.0, 5.0]])), [1.0, 5.0])
+
+
+def test_policy_expectation():
+    log_prob = th.tensor([[0.25, 0.75]]).log()
+    close(fe.policy_expectation(log_prob, th.tensor([[4.0, 8.0]])), [7.0])
+    # With one axis of heads between
+    close(fe.policy_expectation(log_prob, th.tensor([[[4.0, 8.0], [0.0, -4.0]]])), [[7.0, -3.0]])
+
+
+def test_policy_entropy():
+    log_prob = th.tensor([[0.5, 0.5], [0.25, 0.75]]).log()
+    close(fe.policy_entropy(log_prob), [[LOG2], [-(0.25 * math.log(0.25) + 0.75 * math.log(0.75))]])
+
+
+def test_bootstrapped_efe():
+    # A survivor keeps the discounted next value, the dead keep only the cost of the step
+    g, terminated, next_efe = th.tensor([[-1.0], [-1.0]]), th.tensor([[0.0], [1.0]]), th.tensor([[-10.0], [-10.0]])
+    close(fe.bootstrapped_efe(g, terminated, 0.9, next_efe), [[-10.0], [-1.0]])
+    close(fe.bootstrapped_efe(g, terminated, th.tensor([[0.5], [0.5]]), next_efe), [[-6.0], [-1.0]])
+
+
+def test_policy_divergence():
+    # softmax(-G) with G = (0, log 3) is (3/4, 1/4)
+    efe = th.tensor([[0.0, math.log(3.0)]])
+    close(fe.policy_divergence(th.tensor([[0.75, 0.25]]).log(), efe, 1.0), [[0.0]])
+    expected = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
+    close(fe.policy_divergence(th.tensor([[0.5, 0.5]]).log(), efe, 1.0), [[expected]])
+    # Twice the precision: (9/10, 1/10)
+    expected = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+    close(fe.policy_divergence(th.tensor([[0.5, 0.5]]).log(), efe, 2.0), [[expected]])
+
+
+def test_policy_divergence_is_finite_for_a_certain_policy():
+    """A softmax without its logarithm would give log(0) here (the notebook's NaN)."""
+    logits = th.tensor([[1000.0, -1000.0]], requires_grad=True)
+    divergence = fe.policy_divergence(th.log_softmax(logits, dim=1), th.tensor([[5000.0, -5000.0]]), 1.0)
+    divergence.sum().backward()
+    assert th.isfinite(divergence).all() and th.isfinite(logits.grad).all()
+
+
+def test_a_step_on_the_divergence_lowers_the_expected_efe():
+    """The notebook's first fatal fault: with the divergence's sign turned, the policy flees softmax(-G)."""
+    efe = th.tensor([[1.0, -1.0, 0.5]])
+    logits = th.zeros(1, 3, requires_grad=True)
+    log_prob = th.log_softmax(logits, dim=1)
+    fe.policy_divergence(log_prob, efe, 1.0).sum().backward()
+    stepped = th.log_softmax(logits - 0.1 * logits.grad, dim=1)
+    assert fe.policy_expectation(stepped, efe) < fe.policy_expectation(log_prob, efe)
+    assert stepped.argmax() == efe.argmin()
+
+
+@pytest.mark.parametrize("entropy, rises", [(0.6, True), (0.4, False)])
+def test_precision_rises_while_the_policy_is_too_random(entropy, rises):
+    log_precision = th.zeros(1, requires_grad=True)
+    loss = fe.precision_loss(log_precision, th.full((4, 1), entropy), 0.5)
+    loss.backward()
+    close(log_precision.grad, [0.5 - entropy])
+    assert (log_precision.grad.item() < 0) == rises

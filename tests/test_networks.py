@@ -1,0 +1,65 @@
+import pytest
+import torch as th
+from torch import nn
+
+from sb3_dai.networks import EnsembleMLP, RunningNorm, clip_grad_norm
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_members_are_ordinary_perceptrons(layer_norm):
+    """Member k of the batched product equals a Sequential of torch's own layers with its weights."""
+    ensemble = EnsembleMLP(3, 4, 2, [8, 8], nn.Tanh, layer_norm)
+    inputs = th.randn(5, 4)
+    outputs = ensemble(inputs)
+    assert outputs.shape == (3, 5, 2)
+    for k in range(3):
+        hidden = inputs
+        for layer in ensemble.layers:
+            if isinstance(layer, nn.Tanh):
+                hidden = layer(hidden)
+                continue
+            kind = type(layer).__name__
+            size = layer.weight.shape[-1]
+            member = nn.Linear(layer.weight.shape[1], size) if kind == "BatchedLinear" else nn.LayerNorm(size)
+            weight = layer.weight[k].T if kind == "BatchedLinear" else layer.weight[k, 0]
+            member.load_state_dict({"weight": weight, "bias": layer.bias[k, 0]})
+            hidden = member(hidden)
+        th.testing.assert_close(outputs[k], hidden)
+
+
+def test_members_start_apart():
+    outputs = EnsembleMLP(5, 4, 2, [8])(th.randn(16, 4))
+    assert outputs.std(dim=0).min() > 1e-4
+
+
+def test_running_norm_is_exact_on_equal_batches():
+    data = th.randn(10, 32, 3) * th.tensor([1.0, 5.0, 0.1]) + th.tensor([0.0, -3.0, 2.0])
+    norm = RunningNorm(3)
+    for batch in data:
+        norm.update(batch)
+    flat = data.reshape(-1, 3)
+    th.testing.assert_close(norm.mean, flat.mean(dim=0))
+    th.testing.assert_close(norm.var, flat.var(dim=0, correction=0))
+    th.testing.assert_close(norm.inverse_std, 1 / flat.std(dim=0, correction=0))
+
+
+def test_running_norm_forgets():
+    norm = RunningNorm(1, horizon=10)
+    for _ in range(20):
+        norm.update(th.full((4, 1), -5.0))
+    for _ in range(200):
+        norm.update(th.full((4, 1), 7.0))
+    assert norm.mean.item() == pytest.approx(7.0, abs=1e-4) and norm.var.item() < 1e-3
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 1e6])
+def test_clip_grad_norm_is_torchs(max_norm):
+    ours, theirs = nn.Linear(4, 3), nn.Linear(4, 3)
+    theirs.load_state_dict(ours.state_dict())
+    inputs = th.randn(6, 4)
+    for layer in (ours, theirs):
+        layer(inputs).square().sum().backward()
+    clip_grad_norm(list(ours.parameters()), max_norm)
+    nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
+    th.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+    th.testing.assert_close(ours.bias.grad, theirs.bias.grad)
