@@ -35,7 +35,7 @@ def check_arguments(model: "DAI") -> None:
     :param model: the algorithm, constructed or loaded
     :raises ValueError: if an argument of its constructor cannot be used
     """
-    for name in ("buffer_size", "batch_size"):
+    for name in ("buffer_size", "batch_size", "n_steps"):
         check_number(name, getattr(model, name), low=1, whole=True)
     check_number("learning_starts", model.learning_starts, low=0)
     check_number("gradient_steps", model.gradient_steps, low=-1, whole=True)
@@ -50,8 +50,6 @@ def check_arguments(model: "DAI") -> None:
     check_number("prediction_error_weight", model.prediction_error_weight, low=-math.inf)
     if not callable(model.learning_rate):
         check_number("learning_rate", model.learning_rate, low=0)
-    if model.n_steps != "auto":
-        check_number('n_steps (or "auto")', model.n_steps, low=1, whole=True)
     if model.precision != "auto":
         check_number('precision (or "auto")', model.precision, low=1e-6)
     if model.max_grad_norm is not None:

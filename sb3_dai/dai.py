@@ -3,7 +3,6 @@
 import math
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
@@ -18,7 +17,7 @@ from sb3_dai.checks import check_arguments, check_finite, check_losses, check_sp
 from sb3_dai.logs import mean_of_terms
 from sb3_dai.networks import clip_grad_norm
 from sb3_dai.policies import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
-from sb3_dai.replay import TransitionBatch, sample_transitions
+from sb3_dai.replay import TransitionBatch, end_returns, sample_transitions
 from sb3_dai.saving import CrashSafeSaving
 
 SelfDAI = TypeVar("SelfDAI", bound="DAI")
@@ -60,8 +59,7 @@ class DAI(CrashSafeSaving):
     :param optimize_memory_usage: Enable a memory efficient variant of the replay buffer
         at a cost of more complexity (it also needs ``replay_buffer_kwargs=dict(handle_timeout_termination=False)``).
     :param n_steps: Length of the returns that the extrinsic value learns from. The world model always learns from
-        one-step pairs. "auto" is 3 where SB3's buffer can, 1 otherwise (dictionaries of observations, a
-        ``replay_buffer_class`` of one's own, ``optimize_memory_usage``).
+        one-step pairs.
     :param target_update_interval: update the target value net every so many environment steps.
         ``None`` updates it after each gradient step.
     :param precision: inverse temperature of the EFE in the policy's free energy, a positive number, or "auto" to learn
@@ -102,18 +100,18 @@ class DAI(CrashSafeSaving):
         self,
         policy: str | type[DAIPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 1e-3,
+        learning_rate: float | Schedule = 3e-3,
         buffer_size: int = 1_000_000,  # 1e6
         learning_starts: int = 100,
         batch_size: int = 128,
-        tau: float = 0.01,
+        tau: float = 0.03,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
-        n_steps: int | str = "auto",
+        n_steps: int = 1,
         target_update_interval: int | None = None,
         precision: float | str = "auto",
         exploration_fraction: float = 0.5,
@@ -150,7 +148,7 @@ class DAI(CrashSafeSaving):
             # Copies: SB3 writes into them, and the user's must stay as they were (GH#155)
             replay_buffer_kwargs=dict(replay_buffer_kwargs or {}),
             optimize_memory_usage=optimize_memory_usage,
-            n_steps=n_steps,  # type: ignore[arg-type]
+            n_steps=n_steps,
             policy_kwargs=dict(policy_kwargs or {}),
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -182,7 +180,10 @@ class DAI(CrashSafeSaving):
     def _setup_model(self) -> None:
         check_arguments(self)
         check_spaces(self.observation_space, self.action_space)
-        self._setup_buffer_and_policy()
+        if self.replay_buffer_class is NStepReplayBuffer and self.n_steps > 1:
+            # As in a loaded model: SB3 would choose the class again, but warns that it ignores n_steps because of it
+            self.replay_buffer_class = None
+        super()._setup_model()
 
         self._value_error = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}[self.value_loss]
         self.entropy_schedule = LinearSchedule(
@@ -190,18 +191,6 @@ class DAI(CrashSafeSaving):
         )
         self.batch_norm_stats = get_parameters_by_name(self.policy.features_extractor, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(self.policy.features_extractor_target, ["running_"])
-
-    def _setup_buffer_and_policy(self) -> None:
-        """SB3's own set-up, with the length of the returns resolved."""
-        n_steps = self.n_steps
-        if self.replay_buffer_class is NStepReplayBuffer and "n_steps" in self.replay_buffer_kwargs:
-            # A loaded model: SB3 chose the class itself, and would now warn that it ignores n_steps because of it
-            self.replay_buffer_class = None
-        if n_steps == "auto":
-            can = self.replay_buffer_class is None and not self.optimize_memory_usage
-            self.n_steps = 3 if can and not isinstance(self.observation_space, spaces.Dict) else 1
-        super()._setup_model()
-        self.n_steps = n_steps
 
     def _setup_learn(
         self,
@@ -211,10 +200,8 @@ class DAI(CrashSafeSaving):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        buffer = self.replay_buffer
-        if isinstance(buffer, NStepReplayBuffer) and buffer.size() > 0 and (reset_num_timesteps or self._last_obs is None):
-            # The environment is about to be reset: no return may run from the episode that it was in to the next
-            buffer.timeouts[buffer.pos - 1] = np.logical_or(buffer.timeouts[buffer.pos - 1], 1 - buffer.dones[buffer.pos - 1])
+        if reset_num_timesteps or self._last_obs is None:  # The environment is about to be reset
+            end_returns(self.replay_buffer)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         check_finite("observation at reset", self._last_obs)
         return result
@@ -222,6 +209,8 @@ class DAI(CrashSafeSaving):
     def _store_transition(self, replay_buffer, buffer_action, new_obs, reward, dones, infos) -> None:
         check_finite("observation", new_obs)
         check_finite("reward", reward)
+        for info in infos:
+            check_finite("terminal observation", info.get("terminal_observation", 0.0))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _on_step(self) -> None:
@@ -243,7 +232,9 @@ class DAI(CrashSafeSaving):
 
         logged = []
         for batch in sample_transitions(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env):
-            features, actions, next_features, change = self._observe(batch)
+            pairs = batch.one_step
+            next_features, change = policy.observe(pairs.observations, pairs.next_observations, batch.has_successor)
+            features, actions = policy.features(pairs.observations), policy.one_hot(pairs.actions)
 
             # World model: the likelihood of the change, the surprise it was and what is not known about it
             mean, log_var = policy.predict_change(features, actions)
@@ -293,19 +284,6 @@ class DAI(CrashSafeSaving):
         """
         epistemic_weight = self.epistemic_weight if self.policy.ensemble_size > 1 else 0.0
         return th.tensor([1.0, epistemic_weight, self.prediction_error_weight], device=self.device)
-
-    def _observe(self, batch: TransitionBatch) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
-        """
-        :param batch: transitions
-        :return: features of s_t (with gradient), encoded actions, features of s_{t+1} and the normalised change between
-            the two as the slow extractor sees it
-        """
-        policy, pairs = self.policy, batch.one_step
-        with th.no_grad():
-            slow_features = policy.features(pairs.observations, target=True)
-            next_features = policy.features(pairs.next_observations, target=True)
-            change = policy.normalize_transition(slow_features, (next_features - slow_features) * batch.has_successor)
-        return policy.features(pairs.observations), policy.one_hot(pairs.actions), next_features, change
 
     @th.no_grad()
     def _efe_target(

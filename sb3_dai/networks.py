@@ -94,20 +94,24 @@ class EnsembleMLP(nn.Module):
 
 class RunningNorm(nn.Module):
     """
-    Running mean and variance of a stream of batches: an exact average at first, an exponential one after
-    ``horizon`` batches. The statistics are buffers, so they are saved with the policy.
+    Normalisation by the running mean and variance of a stream of batches: an exact average at first, an exponential
+    one after ``horizon`` batches. The statistics are buffers, so they are saved with the policy.
 
     :param dim: size of the last axis of the data
+    :param center: whether to subtract the mean
     :param horizon: number of batches that the average looks back on
+    :param clip: largest size of a normalised value: what was all but constant so far must not come as a shock
     """
 
     mean: th.Tensor
     var: th.Tensor
     n_batches: th.Tensor
 
-    def __init__(self, dim: int, horizon: int = 1000) -> None:
+    def __init__(self, dim: int, center: bool = True, horizon: int = 1000, clip: float = 10.0) -> None:
         super().__init__()
+        self.center = center
         self.horizon = horizon
+        self.clip = clip
         self.register_buffer("mean", th.zeros(dim))
         self.register_buffer("var", th.ones(dim))
         self.register_buffer("n_batches", th.zeros(1))
@@ -125,10 +129,13 @@ class RunningNorm(nn.Module):
         self.var.lerp_(var, rate)
         self.mean.lerp_(mean, rate)
 
-    @property
-    def inverse_std(self) -> th.Tensor:
-        """One over the running standard deviation, shape (dim,)."""
-        return th.rsqrt(self.var + 1e-8)
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: shape (..., dim)
+        :return: in units of the running standard deviation, same shape
+        """
+        centered = inputs - self.mean if self.center else inputs
+        return (centered * th.rsqrt(self.var + 1e-8)).clamp(-self.clip, self.clip)
 
 
 @th.no_grad()

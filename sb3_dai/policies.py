@@ -33,6 +33,7 @@ class DAIPolicy(CrashSafePolicy):
     :param activation_fn: Activation function
     :param layer_norm: Whether the hidden layers of the policy and value nets are layer-normalised. Bootstrapping needs it;
         the transition net learns by plain regression from inputs that are normalised already.
+    :param normalize_features: Whether the nets read the features in units of their running standard deviation
     :param ensemble_size: Number of members of the transition ensemble; one alone has no information gain
     :param n_critics: Number of value nets; the bootstrap takes the worst of them
     :param lr_multipliers: Factors on the learning rate of the nets "transition", "policy", "value" (1 if absent)
@@ -55,6 +56,7 @@ class DAIPolicy(CrashSafePolicy):
         net_arch: list[int] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
         layer_norm: bool = True,
+        normalize_features: bool = True,
         ensemble_size: int = 5,
         n_critics: int = 2,
         lr_multipliers: dict[str, float] | None = None,
@@ -88,6 +90,7 @@ class DAIPolicy(CrashSafePolicy):
         self.net_arch = net_arch
         self.activation_fn = activation_fn
         self.layer_norm = layer_norm
+        self.normalize_features = normalize_features
         self.ensemble_size = ensemble_size
         self.n_critics = n_critics
         self.lr_multipliers = dict(lr_multipliers or {})
@@ -117,8 +120,8 @@ class DAIPolicy(CrashSafePolicy):
             module.requires_grad_(False)
             module.train(False)
 
-        # Of the features and of their change, side by side so that one update does for both
-        self.transition_norm = RunningNorm(2 * features_dim)
+        self.features_norm = RunningNorm(features_dim)
+        self.change_norm = RunningNorm(features_dim, center=False)
         self.information_gain_norm = RunningNorm(1)
         self.log_precision = nn.Parameter(th.zeros(1))
 
@@ -157,11 +160,37 @@ class DAIPolicy(CrashSafePolicy):
 
     def features(self, obs: PyTorchObs, target: bool = False) -> th.Tensor:
         """
+        What all three nets read.
+
         :param obs: observations
         :param target: whether to use the slow copy of the extractor
         :return: shape (batch, features_dim)
         """
-        return self.extract_features(obs, self.features_extractor_target if target else self.features_extractor)
+        return self.scaled(self.extract_features(obs, self.features_extractor_target if target else self.features_extractor))
+
+    def scaled(self, features: th.Tensor) -> th.Tensor:
+        """
+        :param features: as extracted, shape (batch, features_dim)
+        :return: in units of their running standard deviation, unless ``normalize_features`` is off, same shape
+        """
+        return self.features_norm(features) if self.normalize_features else features
+
+    @th.no_grad()
+    def observe(self, obs: PyTorchObs, next_obs: PyTorchObs, has_successor: th.Tensor | float) -> tuple[th.Tensor, th.Tensor]:
+        """
+        What the world model is to predict, as the slow extractor sees it. Updates the running statistics.
+
+        :param obs: observations
+        :param next_obs: observations one step later
+        :param has_successor: (batch, 1), 0 where they are not
+        :return: features of ``next_obs`` and the normalised change to them, each (batch, features_dim)
+        """
+        features = self.extract_features(obs, self.features_extractor_target)
+        next_features = self.extract_features(next_obs, self.features_extractor_target)
+        change = (next_features - features) * has_successor
+        self.features_norm.update(features)
+        self.change_norm.update(change)
+        return self.scaled(next_features), self.change_norm(change)
 
     def one_hot(self, actions: th.Tensor) -> th.Tensor:
         """
@@ -169,17 +198,6 @@ class DAIPolicy(CrashSafePolicy):
         :return: shape (batch, n_actions): a scalar code would put a false order on actions
         """
         return F.one_hot(actions.long().reshape(-1), int(self.action_space.n)).float()
-
-    def normalize_transition(self, features: th.Tensor, change: th.Tensor) -> th.Tensor:
-        """
-        Add a batch to the running statistics of the world model and normalise its change with them.
-
-        :param features: of s, shape (batch, features_dim)
-        :param change: to the features of s', shape (batch, features_dim)
-        :return: the change in units of its running standard deviation, shape (batch, features_dim)
-        """
-        self.transition_norm.update(th.cat([features, change], dim=1))
-        return change * self.transition_norm.inverse_std[features.shape[1] :]
 
     def predict_change(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -189,9 +207,7 @@ class DAIPolicy(CrashSafePolicy):
         :param actions: encoded actions, shape (batch, n_actions)
         :return: mean and log-variance of the normalised change, each (ensemble_size, batch, features_dim)
         """
-        dim = features.shape[1]
-        normalized = (features - self.transition_norm.mean[:dim]) * self.transition_norm.inverse_std[:dim]
-        mean, raw = self.transition_net(th.cat([normalized, actions], dim=1)).chunk(2, dim=-1)
+        mean, raw = self.transition_net(th.cat([features, actions], dim=1)).chunk(2, dim=-1)
         # A smooth bound: gradients survive at both ends (Chua et al. 2018, arXiv:1805.12114, appendix A.1)
         log_var = MAX_LOG_VAR - F.softplus(MAX_LOG_VAR - raw)
         log_var = MIN_LOG_VAR + F.softplus(log_var - MIN_LOG_VAR)
@@ -244,6 +260,7 @@ class DAIPolicy(CrashSafePolicy):
                 net_arch=self.net_arch,
                 activation_fn=self.activation_fn,
                 layer_norm=self.layer_norm,
+                normalize_features=self.normalize_features,
                 ensemble_size=self.ensemble_size,
                 n_critics=self.n_critics,
                 lr_multipliers=self.lr_multipliers,

@@ -51,6 +51,17 @@ def sample_transitions(
             yield TransitionBatch(one_step, n_step, mask[index] if isinstance(mask, th.Tensor) else mask)
 
 
+def end_returns(buffer: ReplayBuffer | None) -> None:
+    """
+    Let no n-step return run from the episode that the environment is in to the one after its reset.
+
+    :param buffer: a replay buffer; one without n-step returns is left alone
+    """
+    if isinstance(buffer, NStepReplayBuffer) and buffer.size() > 0:
+        last = buffer.pos - 1
+        buffer.timeouts[last] = np.maximum(buffer.timeouts[last], 1.0 - buffer.dones[last])
+
+
 def _rows(samples: Samples, index: slice) -> Samples:
     """Some rows of a batch, dictionaries of observations included."""
     parts = ({k: v[index] for k, v in x.items()} if isinstance(x, dict) else None if x is None else x[index] for x in samples)

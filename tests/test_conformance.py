@@ -33,6 +33,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 from torch import nn
 
+import sb3_dai.dai
+from sb3_dai import free_energy as fe
 from sb3_dai.dai import DAI
 from sb3_dai.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
@@ -98,8 +100,18 @@ class BatchNormDropout(BaseFeaturesExtractor):
 
 
 def make(env="CartPole-v1", policy="MlpPolicy", **kwargs):
-    """A small model that starts to train at step 51."""
-    small = dict(policy_kwargs=dict(net_arch=[16]), buffer_size=1000, learning_starts=50, batch_size=32, device="cpu")
+    """A small model that starts to train at step 51. What a test counts on is given, so that defaults may change."""
+    small = dict(
+        learning_rate=1e-3,
+        buffer_size=1000,
+        learning_starts=50,
+        batch_size=32,
+        gamma=0.99,
+        exploration_initial_entropy=0.7,
+        exploration_final_entropy=0.2,
+        policy_kwargs=dict(net_arch=[16]),
+        device="cpu",
+    )
     return DAI(policy, env, **{**small, **kwargs})
 
 
@@ -107,22 +119,41 @@ def policy_for(space):
     return "MultiInputPolicy" if isinstance(space, spaces.Dict) else "CnnPolicy" if space is IMAGE else "MlpPolicy"
 
 
-def spy(monkeypatch, model, name):
-    """Keep what a method of the model is called with and what it returns, as (arguments, result)."""
-    calls, method = [], getattr(model, name)
+def spy(monkeypatch, owner, name):
+    """Keep what a function is called with and what it returns, as (arguments, result)."""
+    calls, function = [], getattr(owner, name)
 
     def wrapper(*args):
-        result = method(*args)
+        result = function(*args)
         calls.append((args, result))
         return result
 
-    monkeypatch.setattr(model, name, wrapper)
+    monkeypatch.setattr(owner, name, wrapper)
     return calls
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """What gradient steps learn from, one entry each."""
+    taken, sample = [], sb3_dai.dai.sample_transitions
+
+    def keep(*args):
+        for batch in sample(*args):
+            taken.append(batch)
+            yield batch
+
+    monkeypatch.setattr(sb3_dai.dai, "sample_transitions", keep)
+    return taken
 
 
 def each_step(note):
     """A function for learn(callback=...) that notes something at each step and never stops the training."""
     return lambda locals_, globals_: note() or True
+
+
+def user_warnings(caught):
+    """Texts of the warnings meant for users; deprecations depend on the versions that are installed."""
+    return [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
 
 
 def state_of(module):
@@ -143,9 +174,9 @@ def is_finite(policy):
 
 
 def test_three_lines_train_and_log(capsys):
-    model = DAI("MlpPolicy", "CartPole-v1", verbose=1).learn(150)
-    assert model.num_timesteps == 150
-    assert model._n_updates == 50
+    model = DAI("MlpPolicy", "CartPole-v1", verbose=1, seed=0).learn(200, log_interval=1)
+    assert model.num_timesteps == 200
+    assert model._n_updates == 100
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("Using", "Wrapping the env", "ep_rew_mean", "value_loss"))
 
@@ -380,13 +411,11 @@ def test_her_replay_buffer_trains():
 
 @pytest.mark.parametrize("n_steps", [1, 3])
 @pytest.mark.parametrize(("norm_obs", "norm_reward"), [(True, False), (False, True), (True, True)])
-def test_vec_normalize_reaches_the_batches_and_not_the_buffer(monkeypatch, norm_obs, norm_reward, n_steps):
+def test_vec_normalize_reaches_the_batches_and_not_the_buffer(batches, norm_obs, norm_reward, n_steps):
     env = VecNormalize(DummyVecEnv([lambda: CounterEnv(scale=1e4)]), norm_obs=norm_obs, norm_reward=norm_reward)
     model = make(env, n_steps=n_steps, seed=0)
-    calls = spy(monkeypatch, model, "_observe")
     model.learn(80)
-    batch = calls[-1][0][0]
-    for pairs in (batch.one_step, batch.n_step):
+    for pairs in (batches[-1].one_step, batches[-1].n_step):
         assert all((x.abs().max() <= 10) == norm_obs for x in (pairs.observations, pairs.next_observations))
         assert (pairs.rewards.abs().max() <= 10 * n_steps) == norm_reward
     assert model.replay_buffer.observations.max() == 9e4
@@ -465,6 +494,16 @@ def test_target_follows_steps_of_the_environment(kwargs, n_envs, moved):
     assert watch.moved == moved
 
 
+@pytest.mark.parametrize("space", [VECTOR, IMAGE], ids=["vector", "image"])
+def test_targets_begin_as_copies(space):
+    policy = make(SampledEnv(space), policy_for(space), buffer_size=10).policy
+    for name in ("value_net", "features_extractor"):
+        online, target = getattr(policy, name), getattr(policy, f"{name}_target")
+        assert not differing(state_of(online), state_of(target))
+        assert {id(parameter) for parameter in online.parameters()}.isdisjoint(map(id, target.parameters()))
+        assert not any(parameter.requires_grad for parameter in target.parameters())
+
+
 def test_tau_is_the_share_of_the_online_nets():
     policy_kwargs = dict(net_arch=[16], features_extractor_class=BatchNormDropout)
     model = make(tau=0.25, target_update_interval=10_000, policy_kwargs=policy_kwargs, seed=0).learn(70)
@@ -488,7 +527,7 @@ def test_target_interval_below_the_number_of_environments_warns(n_envs, interval
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         make(make_vec_env(CounterEnv, n_envs), target_update_interval=interval)
-    assert ["target network update interval (4 > 3)" in str(warning.message) for warning in caught] == [True] * warns
+    assert ["target network update interval (4 > 3)" in text for text in user_warnings(caught)] == [True] * warns
 
 
 # ----- Learning rate -----
@@ -528,12 +567,11 @@ def test_multipliers_reach_the_nets_they_name():
 @pytest.mark.parametrize(
     ("kwargs", "space", "buffer_class", "length"),
     [
-        (dict(), VECTOR, NStepReplayBuffer, 3),
-        (dict(n_steps="auto"), VECTOR, NStepReplayBuffer, 3),
+        (dict(), VECTOR, ReplayBuffer, 1),
         (dict(n_steps=1), VECTOR, ReplayBuffer, 1),
         (dict(n_steps=3), VECTOR, NStepReplayBuffer, 3),
         (dict(n_steps=5, gamma=0.9), VECTOR, NStepReplayBuffer, 5),
-        (dict(n_steps="auto"), spaces.Dict(a=VECTOR), DictReplayBuffer, 1),
+        (dict(), spaces.Dict(a=VECTOR), DictReplayBuffer, 1),
         (dict(replay_buffer_class=ReplayBuffer), VECTOR, ReplayBuffer, 1),
         (
             dict(optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False)),
@@ -557,11 +595,11 @@ def test_n_steps_without_a_warning(recwarn, tmp_path, kwargs, space, buffer_clas
     for one in (model, loaded):
         assert type(one.replay_buffer) is buffer_class
         assert getattr(one.replay_buffer, "n_steps", 1) == length
-        assert one.n_steps == asked.get("n_steps", "auto"), "an argument of the constructor was overwritten"
+        assert one.n_steps == asked.get("n_steps", 1)
         if length > 1:
             assert one.replay_buffer.gamma == asked.get("replay_buffer_kwargs", asked).get("gamma", 0.99)
     assert kwargs == asked
-    assert [str(warning.message) for warning in recwarn] == []
+    assert user_warnings(recwarn) == []
 
 
 @pytest.mark.parametrize(
@@ -569,14 +607,14 @@ def test_n_steps_without_a_warning(recwarn, tmp_path, kwargs, space, buffer_clas
     [
         dict(n_steps=1),
         dict(n_steps=2),
-        dict(optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False)),
+        dict(n_steps=1, optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False)),
     ],
-    ids=lambda change: next(iter(change)),
+    ids=["one", "two", "one in little memory"],
 )
 def test_length_of_the_returns_can_change_with_a_load(tmp_path, change):
-    make(buffer_size=100, seed=0).save(tmp_path / "model")
+    make(n_steps=3, buffer_size=100, seed=0).save(tmp_path / "model")
     loaded = DAI.load(tmp_path / "model", env=gym.make("CartPole-v1"), device="cpu", **change)
-    assert getattr(loaded.replay_buffer, "n_steps", 1) == change.get("n_steps", 1)
+    assert getattr(loaded.replay_buffer, "n_steps", 1) == change["n_steps"]
     loaded.learn(60)
 
 
@@ -585,19 +623,19 @@ def test_memory_efficient_buffer(recwarn):
     model = make(optimize_memory_usage=True, seed=0, **kwargs).learn(120)
     assert model._n_updates == 70
     assert model.replay_buffer.optimize_memory_usage
-    assert not recwarn.list
+    assert user_warnings(recwarn) == []
     with pytest.raises(ValueError, match="handle_timeout_termination"):
         make(optimize_memory_usage=True)
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
-def test_world_model_learns_from_one_step_pairs_beside_long_returns(monkeypatch, n_envs):
+def test_world_model_learns_from_one_step_pairs_beside_long_returns(monkeypatch, batches, n_envs):
     """Time is what CounterEnv shows, so every step of a batch can be told from its numbers."""
     model = make(make_vec_env(CounterEnv, n_envs), n_steps=3, gamma=0.9, seed=0)
-    calls = spy(monkeypatch, model, "_observe")
+    likelihoods = spy(monkeypatch, fe, "gaussian_nll")
     model.learn(90)
     ends = set()
-    for (batch,), (_, _, _, change) in calls:
+    for batch, ((_, _, change), _) in zip(batches, likelihoods, strict=True):
         one, many = batch.one_step, batch.n_step
         assert th.equal(one.next_observations, one.observations + 1)
         assert th.equal(one.rewards, one.next_observations), "the reward is that of the pair"
@@ -614,7 +652,7 @@ def test_world_model_learns_from_one_step_pairs_beside_long_returns(monkeypatch,
         ends |= {
             (time, done) for time, done in zip(one.next_observations[:, 0].tolist(), one.dones[:, 0].tolist(), strict=True)
         }
-        assert change.std() < 1e-3, "a change of one each step has no spread"
+        assert change.std() < 1e-3, "time passes at one rate, in whatever unit"
     assert ends == {(float(t), 0.0) for t in range(1, 11)} | {(10.0, 1.0)}
 
 
@@ -654,8 +692,8 @@ def test_policy_kwargs_are_honoured_and_left_alone(policy_kwargs):
     weights = [layer for layer in policy.policy_net.layers if hasattr(layer, "weight")]
     sizes = [layer.weight.shape[-1] for layer in weights[:: 2 if policy.layer_norm else 1]]
     assert sizes == [*given["net_arch"], 2]
-    assert policy.value_net.n_members == given.get("n_critics", 2)
-    assert policy.transition_net.n_members == given.get("ensemble_size", 5)
+    assert policy.value_net.n_members == given.get("n_critics", policy.n_critics)
+    assert policy.transition_net.n_members == given.get("ensemble_size", policy.ensemble_size)
     assert any(isinstance(layer, given.get("activation_fn", nn.ReLU)) for layer in policy.value_net.layers) == bool(sizes[:-1])
     assert type(policy.optimizer) is given.get("optimizer_class", th.optim.Adam)
     assert policy.optimizer.defaults.items() >= given.get("optimizer_kwargs", {}).items()
@@ -680,8 +718,10 @@ def test_dictionaries_of_the_user_are_not_written_into(tmp_path, normalize_image
     model.save(tmp_path / "model")
     assert (policy_kwargs, buffer_kwargs) == given
     # The user writes into them afterwards: the model has its own
-    multipliers["policy"] = 7.0
+    multipliers["policy"] = policy_kwargs["n_critics"] = buffer_kwargs["handle_timeout_termination"] = 7
     assert model.policy.lr_multipliers == dict(policy=0.5)
+    assert "n_critics" not in model.policy_kwargs
+    assert model.replay_buffer_kwargs["handle_timeout_termination"] is True
 
 
 # ----- Batch normalisation and dropout -----
@@ -867,9 +907,11 @@ def test_custom_logger_gets_every_term(tmp_path):
     model = make(seed=0, tensorboard_log=str(tmp_path / "unused"))
     model.set_logger(configure(str(tmp_path / "own"), ["csv"]))
     model.learn(200, log_interval=1)
+    model.logger.close()
     assert not (tmp_path / "unused").exists()
     with open(tmp_path / "own" / "progress.csv", newline="") as file:
-        last = list(csv.DictReader(file))[-1]
+        *_, last = rows = list(csv.DictReader(file))
+    assert [float(row["time/episodes"]) for row in rows] == [*range(1, len(rows) + 1)], "log_interval counts episodes"
     values = {name: float(last[f"train/{name}"]) for name in TERMS}
     assert all(map(np.isfinite, values.values()))
     assert 50 < float(last["time/total_timesteps"]) - values["n_updates"] <= 51

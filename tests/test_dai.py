@@ -40,7 +40,7 @@ def values(model: DAI) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("precision", [1.0, 10.0])
 def test_value_net_converges_to_dynamic_programming(precision):
     model = DAI(
-        "MlpPolicy", Chain(), precision=precision, gamma=0.9, tau=0.05, n_steps=1, epistemic_weight=0.0, seed=0,
+        "MlpPolicy", Chain(), precision=precision, gamma=0.9, tau=0.05, epistemic_weight=0.0, seed=0,
         learning_rate=3e-3, policy_kwargs=dict(SMALL, ensemble_size=1, n_critics=1), device="cpu", value_loss="mse",
     )  # fmt: skip
     filled(model).train(gradient_steps=1000, batch_size=64)
@@ -56,7 +56,7 @@ def test_without_entropy_in_the_bootstrap_the_value_is_the_policys():
     efe = {}
     for bootstrap_entropy in (0.0, 1.0):
         model = DAI(
-            "MlpPolicy", Chain(), precision=1.0, gamma=0.9, tau=0.05, n_steps=1, epistemic_weight=0.0, seed=0,
+            "MlpPolicy", Chain(), precision=1.0, gamma=0.9, tau=0.05, epistemic_weight=0.0, seed=0,
             learning_rate=3e-3, policy_kwargs=SMALL, bootstrap_entropy=bootstrap_entropy, device="cpu",
         )  # fmt: skip
         filled(model).train(gradient_steps=600, batch_size=64)
@@ -68,7 +68,7 @@ def test_without_entropy_in_the_bootstrap_the_value_is_the_policys():
 def test_a_worse_reward_raises_g():
     efe = {}
     for weight in (0.0, 1.0, 3.0):
-        model = DAI("MlpPolicy", Chain(), preference_weight=weight, gamma=0.5, epistemic_weight=0.0, n_steps=1, seed=0,
+        model = DAI("MlpPolicy", Chain(), preference_weight=weight, gamma=0.5, epistemic_weight=0.0, seed=0,
                     bootstrap_entropy=0.0, tau=0.05, policy_kwargs=SMALL, device="cpu")  # fmt: skip
         filled(model).train(gradient_steps=400, batch_size=64)
         efe[weight] = values(model)[0][0]
@@ -78,7 +78,7 @@ def test_a_worse_reward_raises_g():
 
 
 def test_a_policy_step_lowers_the_expected_efe():
-    model = DAI("MlpPolicy", Chain(), precision=5.0, gamma=0.9, n_steps=1, seed=0, policy_kwargs=SMALL, device="cpu")
+    model = DAI("MlpPolicy", Chain(), precision=5.0, gamma=0.9, seed=0, policy_kwargs=SMALL, device="cpu")
     filled(model).train(gradient_steps=300, batch_size=64)
     # With the values held still, the policy alone moves
     for group in model.policy.optimizer.param_groups:
@@ -203,7 +203,7 @@ def test_target_net_follows_each_gradient_step_by_default():
 
 def test_constant_reward_has_a_bounded_value():
     """Fourth fault: no discount. A reward of 1 for ever is worth 1 / (1 - gamma)."""
-    model = DAI("MlpPolicy", Chain(), gamma=0.5, seed=0, epistemic_weight=0.0, bootstrap_entropy=0.0, n_steps=1, tau=0.05,
+    model = DAI("MlpPolicy", Chain(), gamma=0.5, seed=0, epistemic_weight=0.0, bootstrap_entropy=0.0, tau=0.05,
                 policy_kwargs=SMALL, device="cpu")  # fmt: skip
     filled(model)
     model.replay_buffer.rewards[:] = 1.0

@@ -40,7 +40,10 @@ def test_running_norm_is_exact_on_equal_batches():
     flat = data.reshape(-1, 3)
     th.testing.assert_close(norm.mean, flat.mean(dim=0))
     th.testing.assert_close(norm.var, flat.var(dim=0, correction=0))
-    th.testing.assert_close(norm.inverse_std, 1 / flat.std(dim=0, correction=0))
+    th.testing.assert_close(norm(flat), (flat - flat.mean(dim=0)) / flat.std(dim=0, correction=0))
+    norm.center = False
+    th.testing.assert_close(norm(flat), (flat / flat.std(dim=0, correction=0)).clamp(-10, 10))
+    assert norm(th.full((1, 3), 1e9)).max() == norm.clip
 
 
 def test_running_norm_forgets():
