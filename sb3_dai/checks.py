@@ -37,6 +37,8 @@ def check_arguments(model: "DAI") -> None:
     """
     for name in ("buffer_size", "batch_size", "n_steps"):
         check_number(name, getattr(model, name), low=1, whole=True)
+    frequency = model.train_freq[0] if isinstance(model.train_freq, tuple) else model.train_freq
+    check_number("train_freq", frequency, low=1, whole=True)
     check_number("learning_starts", model.learning_starts, low=0)
     check_number("gradient_steps", model.gradient_steps, low=-1, whole=True)
     for name in ("tau", "gamma", "epistemic_gamma", "bootstrap_entropy"):
@@ -74,8 +76,14 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
     """
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
     for key, space in parts.items():
+        where = f"observation_space[{key!r}]" if key else "observation_space"
+        if np.any(getattr(space, "start", 0)):
+            raise ValueError(f"{where}={space}: observations must start at 0, wrap the environment to shift them")
+        if isinstance(space, spaces.Box) and space.shape == ():
+            raise ValueError(f"{where}={space}: wrap the environment to give it shape (1,)")
+        if isinstance(space, spaces.MultiDiscrete) and len(space.shape) > 1:
+            raise ValueError(f"{where}={space}: wrap the environment to flatten it")
         if not isinstance(space, SUPPORTED_OBSERVATIONS):
-            where = f"observation_space[{key!r}]" if key else "observation_space"
             names = ", ".join(cls.__name__ for cls in SUPPORTED_OBSERVATIONS)
             raise ValueError(f"{where}={space} is not supported: wrap the environment to observe {names} or a Dict of them")
     if isinstance(action_space, spaces.Discrete) and action_space.start != 0:

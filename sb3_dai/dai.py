@@ -3,9 +3,10 @@
 import math
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -21,6 +22,9 @@ from sb3_dai.replay import TransitionBatch, end_returns, sample_transitions
 from sb3_dai.saving import CrashSafeSaving
 
 SelfDAI = TypeVar("SelfDAI", bound="DAI")
+
+LEARNING_RATE = LinearSchedule(3e-3, 3e-4, 1.0)
+"""Fast at first, and a tenth of that by the end, so that the final checkpoint is not one of an oscillation."""
 
 
 class DAI(CrashSafeSaving):
@@ -44,7 +48,8 @@ class DAI(CrashSafeSaving):
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str)
-    :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
+    :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0).
+        By default it falls linearly from 3e-3 to 3e-4.
     :param buffer_size: size of the replay buffer
     :param learning_starts: how many steps of random actions to collect before learning starts
     :param batch_size: Minibatch size for each gradient update
@@ -100,7 +105,7 @@ class DAI(CrashSafeSaving):
         self,
         policy: str | type[DAIPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 3e-3,
+        learning_rate: float | Schedule = LEARNING_RATE,
         buffer_size: int = 1_000_000,  # 1e6
         learning_starts: int = 100,
         batch_size: int = 128,
@@ -135,7 +140,8 @@ class DAI(CrashSafeSaving):
         super().__init__(
             policy,
             env,
-            learning_rate,
+            # SB3 takes no other number of numpy than float64
+            float(learning_rate) if isinstance(learning_rate, np.number) else learning_rate,
             buffer_size,
             learning_starts,
             batch_size,
@@ -180,10 +186,11 @@ class DAI(CrashSafeSaving):
     def _setup_model(self) -> None:
         check_arguments(self)
         check_spaces(self.observation_space, self.action_space)
-        if self.replay_buffer_class is NStepReplayBuffer and self.n_steps > 1:
-            # As in a loaded model: SB3 would choose the class again, but warns that it ignores n_steps because of it
-            self.replay_buffer_class = None
+        # SB3 overwrites these. A loaded model must find what the user asked for: else its n_steps could not change
+        asked = self.replay_buffer_class, self.replay_buffer_kwargs
+        self.replay_buffer_kwargs = dict(self.replay_buffer_kwargs)
         super()._setup_model()
+        self.replay_buffer_class, self.replay_buffer_kwargs = asked
 
         self._value_error = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}[self.value_loss]
         self.entropy_schedule = LinearSchedule(

@@ -123,7 +123,8 @@ class RunningNorm(nn.Module):
         """
         self.n_batches.add_(1.0)
         rate = self.n_batches.clamp(max=self.horizon).reciprocal()
-        var, mean = th.var_mean(batch, dim=0, correction=0)
+        # Squares must stay finite: an infinite variance would never come back, and scales everything to 0
+        var, mean = th.var_mean(batch.clamp(-1e18, 1e18), dim=0, correction=0)
         # Law of total variance for a mixture of the old statistics and the batch; the first batch replaces them
         var.addcmul_((mean - self.mean).square(), 1.0 - rate)
         self.var.lerp_(var, rate)

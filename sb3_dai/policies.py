@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_dai.checks import check_number
 from sb3_dai.networks import EnsembleMLP, RunningNorm
 from sb3_dai.saving import CrashSafePolicy
 
@@ -78,14 +79,17 @@ class DAIPolicy(CrashSafePolicy):
         )
         if net_arch is None:
             net_arch = [] if features_extractor_class == NatureCNN else [64, 64]
-        if not isinstance(net_arch, list) or any(not isinstance(size, int) or size < 1 for size in net_arch):
+        if not isinstance(net_arch, list):
             raise ValueError(f"net_arch={net_arch!r}: give a list of positive layer sizes, for example [64, 64]")
-        for name, size in (("ensemble_size", ensemble_size), ("n_critics", n_critics)):
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}={size!r}: give a whole number of at least 1")
+        for size in net_arch:
+            check_number(f"net_arch={net_arch!r} has size", size, low=1, whole=True)
+        check_number("ensemble_size", ensemble_size, low=1, whole=True)
+        check_number("n_critics", n_critics, low=1, whole=True)
         unknown = set(lr_multipliers or {}) - set(NET_NAMES)
         if unknown:
             raise ValueError(f"lr_multipliers has unknown nets {sorted(unknown)}: choose from {NET_NAMES}")
+        for name, factor in (lr_multipliers or {}).items():
+            check_number(f"lr_multipliers[{name!r}]", factor, low=0)
 
         self.net_arch = net_arch
         self.activation_fn = activation_fn
@@ -246,11 +250,20 @@ class DAIPolicy(CrashSafePolicy):
 
         :param mode: if true, set to training mode, else set to evaluation mode
         """
-        if mode == self.training:  # Called with each prediction: a walk through all the modules would be most of its cost
-            return
-        for module in (self.features_extractor, self.transition_net, self.policy_net, self.value_net):
-            module.train(mode)
-        self.training = mode
+        if mode != self.training:  # Called with each prediction: a walk through all the modules would be most of its cost
+            self.train(mode)
+
+    def train(self, mode: bool = True) -> "DAIPolicy":
+        """
+        As ``set_training_mode``, which is SB3's name for it.
+
+        :param mode: if true, set to training mode, else set to evaluation mode
+        :return: the policy
+        """
+        super().train(mode)
+        for module in (self.features_extractor_target, self.value_net_target):
+            module.train(False)
+        return self
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

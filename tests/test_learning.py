@@ -21,9 +21,7 @@ def score(model: DAI, env: gym.Env, n_episodes: int = 10) -> float:
 def test_cartpole_from_the_hyperparameter_file():
     entry = yaml.safe_load(hyperparams_file("dai").read_text())["CartPole-v1"]
     n_timesteps = int(entry.pop("n_timesteps"))
-    start = float(entry.pop("learning_rate").removeprefix("lin_"))
-    model = DAI(env="CartPole-v1", learning_rate=lambda progress: progress * start, seed=0, device="cpu", **entry)
-    model.learn(n_timesteps)
+    model = DAI(env="CartPole-v1", seed=0, device="cpu", **entry).learn(n_timesteps)
     assert score(model, gym.make("CartPole-v1")) >= 400
 
 
