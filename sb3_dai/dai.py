@@ -73,7 +73,8 @@ class DAI(CrashSafeSaving):
     :param exploration_initial_entropy: its initial value, as a fraction of the uniform policy's entropy
     :param exploration_final_entropy: its final value, as a fraction of the uniform policy's entropy
     :param preference_weight: weight of the extrinsic term, the preference for reward
-    :param epistemic_weight: weight of the epistemic term. The information gain is in units of its running mean.
+    :param epistemic_weight: weight of the epistemic term. The information gain is in units of the highest running mean it
+        had, so that it fades as the world model learns.
     :param epistemic_gamma: the discount factor of the epistemic term
     :param prediction_error_weight: weight of the prediction error: positive avoids surprise, negative seeks it
     :param bootstrap_entropy: share of the policy's entropy in the extrinsic target: 1 is a soft value, 0 a plain one
@@ -316,8 +317,7 @@ class DAI(CrashSafeSaving):
             (next_efe, last_efe), (_, last_entropy) = both_efe.chunk(2), both_entropy.chunk(2)
         discount = n_step.discounts if n_step.discounts is not None else self.gamma
         soft_efe = last_efe[:, :1] - self.bootstrap_entropy / self.policy.precision * last_entropy
-        self.policy.information_gain_norm.update(information_gain)
-        novelty = information_gain / (self.policy.information_gain_norm.mean + 1e-8)
+        novelty = self.policy.information_gain_scale(information_gain)
         return th.cat(
             [
                 fe.bootstrapped_efe(-self.preference_weight * n_step.rewards, n_step.dones, discount, soft_efe),

@@ -139,6 +139,36 @@ class RunningNorm(nn.Module):
         return (centered * th.rsqrt(self.var + 1e-8)).clamp(-self.clip, self.clip)
 
 
+class RunningPeak(nn.Module):
+    """
+    Scale of a quantity that falls as training goes on: the highest value of its running mean. Divided by its current
+    mean instead, it would never fade, and its noise would be all that is left of it.
+
+    :param rate: share of a new batch in the running mean
+    """
+
+    mean: th.Tensor
+    peak: th.Tensor
+
+    def __init__(self, rate: float = 0.01) -> None:
+        super().__init__()
+        self.rate = rate
+        self.register_buffer("mean", th.zeros(1))
+        self.register_buffer("peak", th.zeros(1))
+
+    @th.no_grad()
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        Add a batch to the running mean and scale it.
+
+        :param inputs: not negative, any shape
+        :return: in units of the peak, same shape
+        """
+        self.mean.lerp_(inputs.mean(), self.rate)
+        th.maximum(self.peak, self.mean, out=self.peak)
+        return inputs / (self.peak + 1e-8)
+
+
 @th.no_grad()
 def clip_grad_norm(parameters: list[nn.Parameter], max_norm: float) -> None:
     """

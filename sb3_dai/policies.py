@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_dai.checks import check_number
-from sb3_dai.networks import EnsembleMLP, RunningNorm
+from sb3_dai.networks import EnsembleMLP, RunningNorm, RunningPeak
 from sb3_dai.saving import CrashSafePolicy
 
 VALUE_HEADS = ("extrinsic", "epistemic", "prediction_error")
@@ -126,7 +126,7 @@ class DAIPolicy(CrashSafePolicy):
 
         self.features_norm = RunningNorm(features_dim)
         self.change_norm = RunningNorm(features_dim, center=False)
-        self.information_gain_norm = RunningNorm(1)
+        self.information_gain_scale = RunningPeak()
         self.log_precision = nn.Parameter(th.zeros(1))
 
         if issubclass(self.optimizer_class, th.optim.Adam) and not {"fused", "foreach"} & set(self.optimizer_kwargs):
