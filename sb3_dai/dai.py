@@ -40,8 +40,8 @@ class DAI(CrashSafeSaving):
     with the information gain IG about the transition model and its prediction error PE. Each part has its own head in
     the value net.
 
-    Special cases: epistemic_weight = 0 is discrete soft actor-critic; with bootstrap_entropy = 0 as well it is the agent
-    of van der Himst & Lanillos 2020; a precision towards infinity makes it double DQN.
+    Special cases: epistemic_weight = 0 is the agent of van der Himst & Lanillos 2020; with bootstrap_entropy = 1 as well it
+    is discrete soft actor-critic; a precision towards infinity makes it double DQN.
 
     Papers: van der Himst & Lanillos 2020 (arXiv:2009.03622), Millidge 2019 (arXiv:1907.03876), Tschantz et al. 2020
     (arXiv:2002.12636).
@@ -77,7 +77,8 @@ class DAI(CrashSafeSaving):
         had, so that it fades as the world model learns.
     :param epistemic_gamma: the discount factor of the epistemic term
     :param prediction_error_weight: weight of the prediction error: positive avoids surprise, negative seeks it
-    :param bootstrap_entropy: share of the policy's entropy in the extrinsic target: 1 is a soft value, 0 a plain one
+    :param bootstrap_entropy: share of the policy's entropy in the extrinsic target: 1 is a soft value, 0 a plain one.
+        A soft value pays for lasting, which suits tasks that do so too.
     :param value_loss: "huber" or "mse"
     :param max_grad_norm: The maximum value for the gradient clipping, ``None`` for no clipping
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
@@ -124,10 +125,10 @@ class DAI(CrashSafeSaving):
         exploration_initial_entropy: float = 0.9,
         exploration_final_entropy: float = 0.6,
         preference_weight: float = 1.0,
-        epistemic_weight: float = 0.3,
+        epistemic_weight: float = 0.1,
         epistemic_gamma: float = 0.99,
         prediction_error_weight: float = 0.0,
-        bootstrap_entropy: float = 1.0,
+        bootstrap_entropy: float = 0.0,
         value_loss: str = "huber",
         max_grad_norm: float | None = 10,
         stats_window_size: int = 100,

@@ -69,13 +69,14 @@ def atomic_write(path: str | pathlib.Path | io.BufferedIOBase, suffix: str | Non
 
 def write_json(path: str | pathlib.Path, data: Any) -> None:
     """
-    Write results as JSON, atomically.
+    Write results as JSON, atomically, with a line for each element of a list.
 
     :param path: where to write, with ".json" added if there is no suffix
     :param data: what ``json.dumps`` accepts
     """
     with atomic_write(path, "json") as file:
-        file.write(json.dumps(data, indent=2).encode() + b"\n")
+        rows = ",\n".join(map(json.dumps, data)) if isinstance(data, list) else json.dumps(data, indent=2)
+        file.write((f"[\n{rows}\n]\n" if isinstance(data, list) else f"{rows}\n").encode())
 
 
 def _saved_by(data: Any) -> str:

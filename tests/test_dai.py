@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
-from chain import N_ACTIONS, N_STATES, Chain, solve, transition
 from gymnasium import spaces
 from stable_baselines3.common.logger import configure
+from worlds import N_ACTIONS, N_STATES, Chain, solve, transition
 
 from sb3_dai import DAI
 from sb3_dai.free_energy import information_gain
@@ -40,7 +40,7 @@ def values(model: DAI) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("precision", [1.0, 10.0])
 def test_value_net_converges_to_dynamic_programming(precision):
     model = DAI(
-        "MlpPolicy", Chain(), precision=precision, gamma=0.9, tau=0.05, epistemic_weight=0.0, seed=0,
+        "MlpPolicy", Chain(), precision=precision, bootstrap_entropy=1.0, gamma=0.9, tau=0.05, epistemic_weight=0.0, seed=0,
         learning_rate=3e-3, policy_kwargs=dict(SMALL, ensemble_size=1, n_critics=1), device="cpu", value_loss="mse",
     )  # fmt: skip
     filled(model).train(gradient_steps=1000, batch_size=64)

@@ -1,4 +1,4 @@
-"""A five-state chain with a known solution."""
+"""Small worlds with known solutions."""
 
 from typing import Any
 
@@ -53,9 +53,31 @@ def solve(gamma: float, temperature: float, n_sweeps: int = 500) -> np.ndarray:
     """
     efe = np.zeros((N_STATES, N_ACTIONS))
     for _ in range(n_sweeps):
-        value = -temperature * np.log(np.exp(-efe / temperature).sum(axis=1))
+        best = efe.min(axis=1, keepdims=True)
+        value = (best - temperature * np.log(np.exp((best - efe) / temperature).sum(axis=1, keepdims=True)))[:, 0]
         for state in range(N_STATES):
             for action in range(N_ACTIONS):
                 next_state, reward, terminated = transition(state, action)
                 efe[state, action] = -reward + gamma * (not terminated) * value[next_state]
     return efe
+
+
+class Grid(gym.Env):
+    """
+    A square of 4 by 4 cells, from one corner to the opposite one in six moves at best. Each move costs 0.1, the goal
+    pays 1 and ends the episode: a return of 0.5 at best.
+    """
+
+    observation_space = spaces.Discrete(16)
+    action_space = spaces.Discrete(4)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.cell, self.n = np.zeros(2, dtype=int), 0
+        return 0, {}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        self.n += 1
+        self.cell = np.clip(self.cell + [(0, 1), (0, -1), (1, 0), (-1, 0)][int(action)], 0, 3)
+        state = int(4 * self.cell[0] + self.cell[1])
+        return state, 1.0 if state == 15 else -0.1, state == 15, self.n >= 50, {}
