@@ -23,7 +23,7 @@ from sb3_dai.saving import CrashSafeSaving
 
 SelfDAI = TypeVar("SelfDAI", bound="DAI")
 
-LEARNING_RATE = LinearSchedule(3e-3, 3e-4, 1.0)
+LEARNING_RATE = LinearSchedule(2e-3, 2e-4, 1.0)
 """Fast at first, and a tenth of that by the end, so that the final checkpoint is not one of an oscillation."""
 
 
@@ -49,7 +49,7 @@ class DAI(CrashSafeSaving):
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0).
-        By default it falls linearly from 3e-3 to 3e-4.
+        By default it falls linearly from 2e-3 to 2e-4.
     :param buffer_size: size of the replay buffer
     :param learning_starts: how many steps of random actions to collect before learning starts
     :param batch_size: Minibatch size for each gradient update
@@ -111,10 +111,10 @@ class DAI(CrashSafeSaving):
         buffer_size: int = 1_000_000,  # 1e6
         learning_starts: int = 100,
         batch_size: int = 128,
-        tau: float = 0.03,
+        tau: float = 0.02,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
-        gradient_steps: int = 1,
+        gradient_steps: int = 2,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,

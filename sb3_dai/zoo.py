@@ -74,6 +74,7 @@ def sample_dai_params(trial: "optuna.Trial", n_actions: int, n_envs: int, additi
     trial.suggest_float("tau", 1e-3, 0.08, log=True)
     trial.suggest_categorical("net_arch", list(NET_ARCHS))
     trial.suggest_float("epistemic_weight", 0.01, 1.0, log=True)
+    trial.suggest_categorical("bootstrap_entropy", [0.0, 1.0])
     # Both in every trial, used or not: the Zoo's multivariate sampler cannot model a parameter that comes and goes
     trial.suggest_categorical("auto_precision", [True, False])
     trial.suggest_float("precision", 0.3, 30.0, log=True)
