@@ -68,7 +68,7 @@ class DAI(CrashSafeSaving):
     :param target_update_interval: update the target value net every so many environment steps.
         ``None`` updates it after each gradient step.
     :param precision: inverse temperature of the EFE in the policy's free energy, a positive number, or "auto" to learn
-        it so that the policy's entropy follows the three ``exploration_`` arguments
+        it so that the policy's entropy follows the three ``exploration_`` arguments. The default suits rewards near 1 a step.
     :param exploration_fraction: fraction of the training period over which the target of the policy's entropy falls
     :param exploration_initial_entropy: its initial value, as a fraction of the uniform policy's entropy
     :param exploration_final_entropy: its final value, as a fraction of the uniform policy's entropy
@@ -120,7 +120,7 @@ class DAI(CrashSafeSaving):
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
         target_update_interval: int | None = None,
-        precision: float | str = "auto",
+        precision: float | str = 2.0,
         exploration_fraction: float = 0.5,
         exploration_initial_entropy: float = 0.9,
         exploration_final_entropy: float = 0.6,

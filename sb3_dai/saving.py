@@ -75,8 +75,9 @@ def write_json(path: str | pathlib.Path, data: Any) -> None:
     :param data: what ``json.dumps`` accepts
     """
     with atomic_write(path, "json") as file:
-        rows = ",\n".join(map(json.dumps, data)) if isinstance(data, list) else json.dumps(data, indent=2)
-        file.write((f"[\n{rows}\n]\n" if isinstance(data, list) else f"{rows}\n").encode())
+        rows = isinstance(data, list) and data
+        text = "[\n" + ",\n".join(map(json.dumps, data)) + "\n]" if rows else json.dumps(data, indent=2)
+        file.write(f"{text}\n".encode())
 
 
 def _saved_by(data: Any) -> str:

@@ -62,6 +62,7 @@ class SpaceEnv(gym.Env):
 
 def make(env=None, **kwargs):
     small = dict(policy_kwargs=dict(net_arch=[16]), buffer_size=1000, learning_starts=50, batch_size=32, device="cpu", seed=0)
+    small.update(gradient_steps=1, precision="auto")
     env = SpaceEnv() if env is None else env
     policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
     return DAI(policy, env, **{**small, **kwargs})

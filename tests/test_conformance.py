@@ -107,6 +107,8 @@ def make(env="CartPole-v1", policy="MlpPolicy", **kwargs):
         learning_starts=50,
         batch_size=32,
         gamma=0.99,
+        gradient_steps=1,
+        precision="auto",
         exploration_initial_entropy=0.7,
         exploration_final_entropy=0.2,
         policy_kwargs=dict(net_arch=[16]),
@@ -176,7 +178,7 @@ def is_finite(policy):
 def test_three_lines_train_and_log(capsys):
     model = DAI("MlpPolicy", "CartPole-v1", verbose=1, seed=0).learn(200, log_interval=1)
     assert model.num_timesteps == 200
-    assert model._n_updates == 100
+    assert model._n_updates == 200
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("Using", "Wrapping the env", "ep_rew_mean", "value_loss"))
 

@@ -218,8 +218,8 @@ def test_constant_reward_has_a_bounded_value():
 
 
 def test_automatic_precision_brings_the_entropy_to_its_target():
-    model = DAI("MlpPolicy", Chain(), gamma=0.9, tau=0.05, seed=0, policy_kwargs=SMALL, device="cpu",
-                exploration_initial_entropy=0.5, exploration_final_entropy=0.5, learning_rate=3e-3)  # fmt: skip
+    model = DAI("MlpPolicy", Chain(), precision="auto", preference_weight=5.0, gamma=0.9, tau=0.05, learning_rate=3e-3, seed=0,
+                exploration_initial_entropy=0.5, exploration_final_entropy=0.5, policy_kwargs=SMALL, device="cpu")  # fmt: skip
     filled(model).train(gradient_steps=1200, batch_size=64)
     assert model.logger.name_to_value["train/target_entropy"] == pytest.approx(0.5 * np.log(2))
     _, prob = values(model)

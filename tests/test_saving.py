@@ -41,6 +41,8 @@ def make_model(env="CartPole-v1", policy="MlpPolicy", **kwargs):
         policy_kwargs=dict(net_arch=[16]),
         buffer_size=1000,
         learning_starts=50,
+        precision="auto",
+        gradient_steps=1,
         batch_size=32,
         seed=0,
         device="cpu",
