@@ -102,7 +102,7 @@ def main() -> None:
     if args.what == "table":
         table(args.results)
     else:
-        curves(args.results, args.out or "docs/figures/curves.png", args.window)
+        curves(args.results, args.out or "docs/figures/cartpole.png", args.window)
 
 
 if __name__ == "__main__":
