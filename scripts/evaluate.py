@@ -51,7 +51,7 @@ def hyperparameters(agent: str, env_id: str) -> dict[str, Any]:
     return yaml.safe_load(path.read_text())[env_id]
 
 
-def run(agent: str, env_id: str, steps: int, seed: int, n_eval_episodes: int) -> dict[str, Any]:
+def run(agent: str, env_id: str, steps: int, seed: int, n_eval_episodes: int, params: dict[str, Any]) -> dict[str, Any]:
     """
     Train one agent and score its final checkpoint.
 
@@ -60,6 +60,7 @@ def run(agent: str, env_id: str, steps: int, seed: int, n_eval_episodes: int) ->
     :param steps: environment steps
     :param seed: seed of the run; the evaluation environment has another
     :param n_eval_episodes: deterministic episodes at the end
+    :param params: hyperparameters that replace those of the file
     :return: the raw results
     """
     from rl_zoo3.exp_manager import ExperimentManager
@@ -71,7 +72,7 @@ def run(agent: str, env_id: str, steps: int, seed: int, n_eval_episodes: int) ->
     algo = agent.partition(":")[0]
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "hyperparams.yml"
-        config.write_text(yaml.safe_dump({env_id: hyperparameters(agent, env_id)}))
+        config.write_text(yaml.safe_dump({env_id: {**hyperparameters(agent, env_id), **params}}))
         with contextlib.redirect_stdout(io.StringIO()):
             manager = ExperimentManager(
                 argparse.Namespace(), algo, env_id, folder, n_timesteps=steps, eval_freq=-1, seed=seed,
@@ -93,7 +94,7 @@ def run(agent: str, env_id: str, steps: int, seed: int, n_eval_episodes: int) ->
             scores, _ = evaluate_policy(model, eval_env, n_eval_episodes, return_episode_rewards=True)
     return {
         "agent": agent, "env": env_id, "steps": steps, "seed": seed, "seconds": round(seconds, 2),
-        "gradient_steps": int(model._n_updates), "scores": np.round(scores, 4).tolist(),
+        "gradient_steps": int(model._n_updates), "params": params, "scores": np.round(scores, 4).tolist(),
         "train_returns": np.round(episodes["r"], 4).tolist(), "train_lengths": episodes["l"].tolist(),
     }  # fmt: skip
 
@@ -117,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", required=True)
     parser.add_argument("--agents", nargs="+", required=True)
+    parser.add_argument("--params", nargs="*", default=[], metavar="NAME=VALUE", help="replace hyperparameters of all agents")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--seeds", required=True, help="first-last, for example 100-109")
     parser.add_argument("--episodes", type=int, default=20, help="evaluation episodes of each final checkpoint")
@@ -127,7 +129,8 @@ def main() -> None:
 
     first, _, last = args.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
-    tasks = [(agent, args.env, args.steps, seed, args.episodes) for agent in args.agents for seed in seeds]
+    params = {name: yaml.safe_load(value) for name, _, value in (param.partition("=") for param in args.params)}
+    tasks = [(agent, args.env, args.steps, seed, args.episodes, params) for agent in args.agents for seed in seeds]
     results = []
     for result in Parallel(n_jobs=args.jobs, return_as="generator")(delayed(run)(*task) for task in tasks):
         results.append(result)

@@ -31,7 +31,8 @@ def group(paths: list[str]) -> dict[tuple[str, int], list[Run]]:
     groups: dict[tuple[str, int], list[Run]] = {}
     for path in paths:
         for run in json.loads(Path(path).read_text()):
-            groups.setdefault((run["agent"], run["steps"]), []).append(run)
+            params = "".join(f" {name}={value}" for name, value in run.get("params", {}).items())
+            groups.setdefault((run["agent"] + params, run["steps"]), []).append(run)
     return groups
 
 
