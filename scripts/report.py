@@ -1,8 +1,8 @@
 """
 Tables and figures from the raw results under ``docs/results/``.
 
-    python scripts/report.py table docs/results/cartpole_5k.json docs/results/cartpole_50k.json
-    python scripts/report.py curves docs/results/cartpole_5k.json --out docs/figures/cartpole.png
+    python scripts/report.py table docs/results/cartpole_dai_5k.json docs/results/cartpole_dqn_50k.json
+    python scripts/report.py curves docs/results/cartpole_dai_5k.json --out docs/figures/cartpole.png
 
 Intervals are stratified-bootstrap 95 % intervals of the interquartile mean over seeds, by rliable
 (Agarwal et al. 2021, arXiv:2108.13264).
