@@ -11,6 +11,7 @@ from gymnasium import spaces
 if TYPE_CHECKING:
     from sb3_dai.dai import DAI
 
+SUPPORTED_ACTIONS = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box)
 SUPPORTED_OBSERVATIONS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
@@ -52,7 +53,7 @@ def check_arguments(model: "DAI") -> None:
     check_number("prediction_error_weight", model.prediction_error_weight, low=-math.inf)
     if not callable(model.learning_rate):
         check_number("learning_rate", model.learning_rate, low=0)
-    if model.precision != "auto":
+    if model.precision not in ("auto", None):
         check_number('precision (or "auto")', model.precision, low=1e-6)
     if model.max_grad_norm is not None:
         check_number("max_grad_norm (or None)", model.max_grad_norm, low=1e-12)
@@ -70,24 +71,51 @@ def check_arguments(model: "DAI") -> None:
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """
+    Kinds of action spaces that nobody could use get the standard error of Stable-Baselines3 instead.
+
     :param observation_space: of the environment
     :param action_space: of the environment
-    :raises ValueError: if the nets cannot read the one or index the other
+    :raises ValueError: if the nets cannot read the one or code the other
     """
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    if not parts:
+        raise ValueError(f"observation_space={observation_space}: give it at least one entry")
     for key, space in parts.items():
-        where = f"observation_space[{key!r}]" if key else "observation_space"
-        if np.any(getattr(space, "start", 0)):
-            raise ValueError(f"{where}={space}: observations must start at 0, wrap the environment to shift them")
-        if isinstance(space, spaces.Box) and space.shape == ():
-            raise ValueError(f"{where}={space}: wrap the environment to give it shape (1,)")
-        if isinstance(space, spaces.MultiDiscrete) and len(space.shape) > 1:
-            raise ValueError(f"{where}={space}: wrap the environment to flatten it")
-        if not isinstance(space, SUPPORTED_OBSERVATIONS):
-            names = ", ".join(cls.__name__ for cls in SUPPORTED_OBSERVATIONS)
-            raise ValueError(f"{where}={space} is not supported: wrap the environment to observe {names} or a Dict of them")
-    if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
-        raise ValueError(f"action_space={action_space}: actions must start at 0, wrap the environment to shift them")
+        _check_observation_space(f"observation_space[{key!r}]={space}" if key else f"observation_space={space}", space)
+
+    where = f"action_space={action_space}"
+    if np.any(getattr(action_space, "start", 0)):
+        raise ValueError(f"{where}: actions must start at 0, wrap the environment to shift them")
+    if isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary) and len(action_space.shape) != 1:
+        raise ValueError(f"{where}: wrap the environment to flatten its actions")
+    if isinstance(action_space, spaces.Box):
+        if not np.issubdtype(action_space.dtype, np.floating):
+            raise ValueError(f"{where}: Box actions must be of a float type, use MultiDiscrete for whole numbers")
+        if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
+            raise ValueError(f"{where}: Box actions must have finite bounds, wrap the environment to give it some")
+        if action_space.shape == ():
+            raise ValueError(f"{where}: wrap the environment to give its actions shape (1,)")
+    if 0 in (action_space.shape or ()):
+        raise ValueError(f"{where}: there is nothing to choose, give it at least one dimension")
+
+
+def _check_observation_space(where: str, space: spaces.Space) -> None:
+    """
+    :param where: what to call the space in an error
+    :param space: an observation space, or one entry of a dictionary
+    :raises ValueError: if the nets cannot read it
+    """
+    if not isinstance(space, SUPPORTED_OBSERVATIONS):
+        names = ", ".join(cls.__name__ for cls in SUPPORTED_OBSERVATIONS)
+        raise ValueError(f"{where} is not supported: wrap the environment to observe {names} or a flat Dict of them")
+    if np.any(getattr(space, "start", 0)):
+        raise ValueError(f"{where}: observations must start at 0, wrap the environment to shift them")
+    if isinstance(space, spaces.Box) and space.shape == ():
+        raise ValueError(f"{where}: wrap the environment to give it shape (1,)")
+    if isinstance(space, spaces.MultiDiscrete) and len(space.shape) > 1:
+        raise ValueError(f"{where}: wrap the environment to flatten it")
+    if 0 in (space.shape or ()):
+        raise ValueError(f"{where}: there is nothing to observe, give it at least one dimension")
 
 
 def check_finite(what: str, array: Any) -> None:

@@ -6,15 +6,18 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import LinearSchedule, get_parameters_by_name, polyak_update
 from torch.nn import functional as F
 
 from sb3_dai import free_energy as fe
-from sb3_dai.checks import check_arguments, check_finite, check_losses, check_spaces
+from sb3_dai.actions import GaussianActions
+from sb3_dai.checks import SUPPORTED_ACTIONS, check_arguments, check_finite, check_losses, check_spaces
 from sb3_dai.logs import mean_of_terms
 from sb3_dai.networks import clip_grad_norm
 from sb3_dai.policies import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
@@ -25,6 +28,9 @@ SelfDAI = TypeVar("SelfDAI", bound="DAI")
 
 LEARNING_RATE = LinearSchedule(2e-3, 2e-4, 1.0)
 """Fast at first, and a tenth of that by the end, so that the final checkpoint is not one of an oscillation."""
+
+PRECISION = 2.0
+"""Default for actions that can be counted: it suits rewards near 1 a step."""
 
 
 class DAI(CrashSafeSaving):
@@ -67,8 +73,10 @@ class DAI(CrashSafeSaving):
         one-step pairs.
     :param target_update_interval: update the target value net every so many environment steps.
         ``None`` updates it after each gradient step.
-    :param precision: inverse temperature of the EFE in the policy's free energy, a positive number, or "auto" to learn
-        it so that the policy's entropy follows the three ``exploration_`` arguments. The default suits rewards near 1 a step.
+    :param precision: inverse temperature of the EFE in the policy's free energy: a positive number, or "auto" to learn it
+        from a target of the policy's entropy, which is minus the number of dimensions for ``Box`` actions and follows the
+        three ``exploration_`` arguments for others. By default "auto" for ``Box`` and 2 for others, which suits rewards
+        near 1 a step.
     :param exploration_fraction: fraction of the training period over which the target of the policy's entropy falls
     :param exploration_initial_entropy: its initial value, as a fraction of the uniform policy's entropy
     :param exploration_final_entropy: its final value, as a fraction of the uniform policy's entropy
@@ -81,6 +89,8 @@ class DAI(CrashSafeSaving):
         A soft value pays for lasting, which suits tasks that do so too.
     :param value_loss: "huber" or "mse"
     :param max_grad_norm: The maximum value for the gradient clipping, ``None`` for no clipping
+    :param action_noise: the action noise type (None by default), for ``Box`` actions: added to the policy's own
+    :param use_sde: generalized State Dependent Exploration is not supported: only False is accepted
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -101,7 +111,6 @@ class DAI(CrashSafeSaving):
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: DAIPolicy
-    action_space: spaces.Discrete
 
     def __init__(
         self,
@@ -120,7 +129,7 @@ class DAI(CrashSafeSaving):
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
         target_update_interval: int | None = None,
-        precision: float | str = 2.0,
+        precision: float | str | None = None,
         exploration_fraction: float = 0.5,
         exploration_initial_entropy: float = 0.9,
         exploration_final_entropy: float = 0.6,
@@ -131,6 +140,8 @@ class DAI(CrashSafeSaving):
         bootstrap_entropy: float = 0.0,
         value_loss: str = "huber",
         max_grad_norm: float | None = 10,
+        action_noise: ActionNoise | None = None,
+        use_sde: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -139,6 +150,11 @@ class DAI(CrashSafeSaving):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        if use_sde:
+            raise ValueError("use_sde=True: gSDE is not supported, leave it out. action_noise adds noise to Box actions")
+        env = maybe_make_env(env, verbose)
+        if env is not None:  # None while a model is loaded
+            check_spaces(env.observation_space, env.action_space)
         super().__init__(
             policy,
             env,
@@ -151,7 +167,7 @@ class DAI(CrashSafeSaving):
             gamma,
             train_freq,
             gradient_steps,
-            action_noise=None,
+            action_noise=action_noise,
             replay_buffer_class=replay_buffer_class,
             # Copies: SB3 writes into them, and the user's must stay as they were (GH#155)
             replay_buffer_kwargs=dict(replay_buffer_kwargs or {}),
@@ -164,7 +180,7 @@ class DAI(CrashSafeSaving):
             device=device,
             seed=seed,
             sde_support=False,
-            supported_action_spaces=(spaces.Discrete,),
+            supported_action_spaces=SUPPORTED_ACTIONS,
             support_multi_env=True,
         )
         self.target_update_interval = target_update_interval
@@ -187,7 +203,6 @@ class DAI(CrashSafeSaving):
 
     def _setup_model(self) -> None:
         check_arguments(self)
-        check_spaces(self.observation_space, self.action_space)
         # SB3 overwrites these. A loaded model must find what the user asked for: else its n_steps could not change
         asked = self.replay_buffer_class, self.replay_buffer_kwargs
         self.replay_buffer_kwargs = dict(self.replay_buffer_kwargs)
@@ -233,9 +248,10 @@ class DAI(CrashSafeSaving):
         # Switch to train mode (this affects batch norm / dropout)
         policy.set_training_mode(True)
         self._update_learning_rate(policy.optimizer)
-        if self.precision != "auto":
-            policy.log_precision.data.fill_(math.log(float(self.precision)))
-        target_entropy = self.entropy_schedule(self._current_progress_remaining) * math.log(int(self.action_space.n))
+        precision = self._precision()
+        if precision != "auto":
+            policy.log_precision.data.fill_(math.log(float(precision)))
+        target_entropy = self._target_entropy()
         head_weights = self._head_weights()
         assert self.replay_buffer is not None
 
@@ -243,7 +259,7 @@ class DAI(CrashSafeSaving):
         for batch in sample_transitions(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env):
             pairs = batch.one_step
             next_features, change = policy.observe(pairs.observations, pairs.next_observations, batch.has_successor)
-            features, actions = policy.features(pairs.observations), policy.one_hot(pairs.actions)
+            features, actions = policy.features(pairs.observations), policy.encode(pairs.actions)
 
             # World model: the likelihood of the change, the surprise it was and what is not known about it
             mean, log_var = policy.predict_change(features, actions)
@@ -254,18 +270,19 @@ class DAI(CrashSafeSaving):
             # Value net: bootstrap the EFE of the action taken, part by part
             target = self._efe_target(batch, next_features, information_gain, prediction_error)
             efe = policy.efe(features)
-            taken = (efe * actions.unsqueeze(1)).sum(dim=-1)
+            taken = efe(actions)
             errors = self._value_error(taken, target.expand_as(taken), reduction="none")
             value_loss = (errors.mean(dim=1) * head_weights.abs()).sum()
 
             # Policy: the variational free energy under the worst of the value nets
-            log_prob = policy.action_log_prob(features)
-            total_efe = fe.pessimistic((efe.detach() * head_weights.unsqueeze(-1)).sum(dim=2))
-            divergence = fe.policy_divergence(log_prob, total_efe, policy.precision)
-            entropy = fe.policy_entropy(log_prob)
+            habit = policy.habit(features)
+            divergence = habit.divergence(efe, head_weights, policy.precision)
+            entropy = habit.entropy()
 
-            losses = {"transition_loss": transition_loss, "value_loss": value_loss, "policy_loss": divergence.mean()}
-            if self.precision == "auto":
+            # In units of G: the policy's gradient must not grow with the precision, or clipping would shrink the others'
+            policy_loss = (divergence / policy.precision).mean()
+            losses = {"transition_loss": transition_loss, "value_loss": value_loss, "policy_loss": policy_loss}
+            if precision == "auto":
                 losses["precision_loss"] = fe.precision_loss(policy.log_precision, entropy, target_entropy)
             loss = self._optimize(losses)
             scalars = {"loss": loss, **losses, "precision": policy.precision}
@@ -284,6 +301,23 @@ class DAI(CrashSafeSaving):
         self.logger.record("train/target_entropy", target_entropy)
         for name, value in mean_of_terms(logged).items():
             self.logger.record(f"train/{name}", value)
+
+    def _precision(self) -> float | str:
+        """
+        :return: the precision asked for, or the default of the action space
+        """
+        if self.precision is not None:
+            return self.precision
+        return "auto" if isinstance(self.action_space, spaces.Box) else PRECISION
+
+    def _target_entropy(self) -> float:
+        """
+        :return: what an automatic precision aims at, in nats
+        """
+        actions = self.policy.action_model
+        if isinstance(actions, GaussianActions):
+            return -float(actions.code_dim)
+        return self.entropy_schedule(self._current_progress_remaining) * actions.max_entropy
 
     def _head_weights(self) -> th.Tensor:
         """
@@ -333,9 +367,8 @@ class DAI(CrashSafeSaving):
         :param features: of a next state, shape (batch, features_dim)
         :return: the EFE of following the policy from there, (batch, len(VALUE_HEADS)), and the policy's entropy, (batch, 1)
         """
-        log_prob = self.policy.action_log_prob(features)
-        efe = fe.pessimistic(self.policy.efe(features, target=True))
-        return fe.policy_expectation(log_prob, efe), fe.policy_entropy(log_prob)
+        habit = self.policy.habit(features)
+        return habit.expected_efe(self.policy.efe(features, target=True)), habit.entropy()
 
     def _optimize(self, losses: dict[str, th.Tensor]) -> th.Tensor:
         """

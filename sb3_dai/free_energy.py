@@ -70,24 +70,23 @@ def pessimistic(efe: th.Tensor) -> th.Tensor:
 
 def policy_expectation(log_prob: th.Tensor, efe: th.Tensor) -> th.Tensor:
     """
-    ``sum_a Q(a|s) G(s,a)``: the EFE of following the policy.
+    ``sum_i sum_a Q_i(a|s) G_i(s,a)``: the EFE of following the policy, whose independent choices i each cost G_i.
 
-    :param log_prob: log Q(a|s), shape (batch, n_actions)
-    :param efe: shape (batch, ..., n_actions)
-    :return: shape (batch, ...)
+    :param log_prob: log Q_i(a|s), shape (batch, n_choices, n_options)
+    :param efe: shape (batch, n_parts, n_choices, n_options)
+    :return: shape (batch, n_parts)
     """
-    prob = log_prob.exp().reshape(log_prob.shape[0], *(1,) * (efe.dim() - 2), -1)
-    return (prob * efe).sum(dim=-1)
+    return (log_prob.exp().unsqueeze(1) * efe).sum(dim=(-2, -1))
 
 
 def policy_entropy(log_prob: th.Tensor) -> th.Tensor:
     """
-    Entropy of a discrete policy, in nats.
+    Entropy of a policy of independent choices, in nats.
 
-    :param log_prob: log Q(a|s), shape (batch, n_actions)
+    :param log_prob: log Q_i(a|s), shape (batch, n_choices, n_options)
     :return: shape (batch, 1)
     """
-    return -(log_prob.exp() * log_prob).sum(dim=-1, keepdim=True)
+    return -(log_prob.exp() * log_prob).sum(dim=(-2, -1)).unsqueeze(1)
 
 
 def bootstrapped_efe(efe: th.Tensor, terminated: th.Tensor, discount: th.Tensor | float, next_efe: th.Tensor) -> th.Tensor:
@@ -107,14 +106,43 @@ def bootstrapped_efe(efe: th.Tensor, terminated: th.Tensor, discount: th.Tensor 
 def policy_divergence(log_prob: th.Tensor, efe: th.Tensor, precision: th.Tensor | float) -> th.Tensor:
     """
     ``KL[ Q(a|s) || softmax(-precision G(s,.)) ]``, the policy's term of the variational free energy
-    (van der Himst & Lanillos 2020, eq. 9), in nats.
+    (van der Himst & Lanillos 2020, eq. 9), in nats. For a G that is a sum over independent choices both factorise.
 
-    :param log_prob: log Q(a|s), shape (batch, n_actions)
-    :param efe: G(s,.), shape (batch, n_actions); no gradient should flow through it
+    :param log_prob: log Q_i(a|s), shape (batch, n_choices, n_options)
+    :param efe: G_i(s,.), same shape; no gradient should flow through it
     :param precision: inverse temperature of the EFE
     :return: shape (batch, 1), never negative
     """
-    return (log_prob.exp() * (log_prob - F.log_softmax(-precision * efe, dim=-1))).sum(dim=-1, keepdim=True)
+    return (log_prob.exp() * (log_prob - F.log_softmax(-precision * efe, dim=-1))).sum(dim=(-2, -1)).unsqueeze(1)
+
+
+def tanh_gaussian_log_prob(raw: th.Tensor, mean: th.Tensor, log_std: th.Tensor) -> th.Tensor:
+    """
+    Log-density of ``tanh(raw)``, with ``raw`` drawn from a diagonal Gaussian (Haarnoja et al. 2018, arXiv:1801.01290,
+    eq. 21). The Jacobian ``log(1 - tanh(u)^2)`` is written as ``2 (log 2 - u - softplus(-2u))``, which stays finite.
+
+    :param raw: before squashing, shape (batch, dim)
+    :param mean: of the Gaussian, same shape
+    :param log_std: of the Gaussian, same shape
+    :return: in nats, shape (batch, 1)
+    """
+    log_prob = -0.5 * (((raw - mean) * th.exp(-log_std)).square() + LOG_2_PI) - log_std
+    log_jacobian = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
+    return (log_prob - log_jacobian).sum(dim=-1, keepdim=True)
+
+
+def sampled_divergence(log_prob: th.Tensor, efe: th.Tensor, precision: th.Tensor | float) -> th.Tensor:
+    """
+    One sample of ``KL[ Q(a|s) || softmax(-precision G(s,.)) ]``, less the log-normaliser of the latter, which does not
+    depend on the policy: ``log Q(a|s) + precision G(s,a)`` with a from Q (the policy's loss in Haarnoja et al. 2018,
+    arXiv:1801.01290, eq. 12, with G = -Q and precision = 1 / temperature).
+
+    :param log_prob: log Q(a|s) of the sample, shape (batch, 1)
+    :param efe: G(s,a) of the sample, shape (batch, 1)
+    :param precision: inverse temperature of the EFE
+    :return: shape (batch, 1)
+    """
+    return log_prob + precision * efe
 
 
 def precision_loss(log_precision: th.Tensor, entropy: th.Tensor, target_entropy: float) -> th.Tensor:

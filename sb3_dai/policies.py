@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
@@ -9,6 +10,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_dai.actions import EFE, Habit, action_model
 from sb3_dai.checks import check_number
 from sb3_dai.networks import EnsembleMLP, RunningNorm, RunningPeak
 from sb3_dai.saving import CrashSafePolicy
@@ -46,13 +48,12 @@ class DAIPolicy(CrashSafePolicy):
     :raises ValueError: if an argument cannot describe a net
     """
 
-    action_space: spaces.Discrete
     optimizer: th.optim.Optimizer
 
     def __init__(
         self,
         observation_space: spaces.Space,
-        action_space: spaces.Discrete,
+        action_space: spaces.Space,
         lr_schedule: Schedule,
         net_arch: list[int] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
@@ -76,6 +77,7 @@ class DAIPolicy(CrashSafePolicy):
             optimizer_class=optimizer_class,
             optimizer_kwargs=dict(optimizer_kwargs or {}),
             normalize_images=normalize_images,
+            squash_output=isinstance(action_space, spaces.Box),
         )
         if net_arch is None:
             net_arch = [] if features_extractor_class == NatureCNN else [64, 64]
@@ -107,18 +109,22 @@ class DAIPolicy(CrashSafePolicy):
         :param lr_schedule: Learning rate schedule, lr_schedule(1) is the initial learning rate
         """
         self.features_extractor = self.make_features_extractor()
-        features_dim, n_actions = self.features_extractor.features_dim, int(self.action_space.n)
+        features_dim = self.features_extractor.features_dim
+        self.action_model = action_model(self.action_space)
+        code_dim = self.action_model.code_dim
+        value_input_dim = features_dim + code_dim * self.action_model.reads_actions
+        value_dim = len(VALUE_HEADS) * self.action_model.value_dim
 
         def mlp(n_members: int, input_dim: int, output_dim: int, layer_norm: bool = self.layer_norm) -> EnsembleMLP:
             return EnsembleMLP(n_members, input_dim, output_dim, self.net_arch, self.activation_fn, layer_norm)
 
-        self.transition_net = mlp(self.ensemble_size, features_dim + n_actions, 2 * features_dim, layer_norm=False)
-        self.policy_net = mlp(1, features_dim, n_actions)
-        self.value_net = mlp(self.n_critics, features_dim, len(VALUE_HEADS) * n_actions)
+        self.transition_net = mlp(self.ensemble_size, features_dim + code_dim, 2 * features_dim, layer_norm=False)
+        self.policy_net = mlp(1, features_dim, self.action_model.policy_dim)
+        self.value_net = mlp(self.n_critics, value_input_dim, value_dim)
 
         self.features_extractor_target = self.make_features_extractor()
         self.features_extractor_target.load_state_dict(self.features_extractor.state_dict())
-        self.value_net_target = mlp(self.n_critics, features_dim, len(VALUE_HEADS) * n_actions)
+        self.value_net_target = mlp(self.n_critics, value_input_dim, value_dim)
         self.value_net_target.load_state_dict(self.value_net.state_dict())
         for module in (self.features_extractor_target, self.value_net_target):
             module.requires_grad_(False)
@@ -196,19 +202,21 @@ class DAIPolicy(CrashSafePolicy):
         self.change_norm.update(change)
         return self.scaled(next_features), self.change_norm(change)
 
-    def one_hot(self, actions: th.Tensor) -> th.Tensor:
+    def encode(self, actions: th.Tensor) -> th.Tensor:
         """
-        :param actions: indices, shape (batch, 1)
-        :return: shape (batch, n_actions): a scalar code would put a false order on actions
+        What the transition net reads of actions.
+
+        :param actions: as the replay buffer holds them, shape (batch, action_dim)
+        :return: one-hot, or in [-1, 1], shape (batch, code_dim)
         """
-        return F.one_hot(actions.long().reshape(-1), int(self.action_space.n)).float()
+        return self.action_model.encode(actions)
 
     def predict_change(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
         The transition ensemble.
 
         :param features: features of s, shape (batch, features_dim)
-        :param actions: encoded actions, shape (batch, n_actions)
+        :param actions: coded actions, shape (batch, code_dim)
         :return: mean and log-variance of the normalised change, each (ensemble_size, batch, features_dim)
         """
         mean, raw = self.transition_net(th.cat([features, actions], dim=1)).chunk(2, dim=-1)
@@ -217,32 +225,62 @@ class DAIPolicy(CrashSafePolicy):
         log_var = MIN_LOG_VAR + F.softplus(log_var - MIN_LOG_VAR)
         return mean, log_var
 
-    def action_log_prob(self, features: th.Tensor) -> th.Tensor:
+    def habit(self, features: th.Tensor) -> Habit:
         """
-        :param features: shape (batch, features_dim)
-        :return: log Q(a|s), shape (batch, n_actions)
-        """
-        return F.log_softmax(self.policy_net(features)[0], dim=-1)
+        The policy net.
 
-    def efe(self, features: th.Tensor, target: bool = False) -> th.Tensor:
+        :param features: shape (batch, features_dim)
+        :return: Q(.|s)
+        """
+        return self.action_model.habit(self.policy_net(features)[0])
+
+    def efe(self, features: th.Tensor, target: bool = False) -> EFE:
         """
         The value net.
 
         :param features: shape (batch, features_dim)
         :param target: whether to use the target net
-        :return: G of each part, net and action, shape (n_critics, batch, len(VALUE_HEADS), n_actions)
+        :return: G(s,.)
         """
-        net = self.value_net_target if target else self.value_net
-        return net(features).unflatten(-1, (len(VALUE_HEADS), -1))
+        return self.action_model.efe(self.value_net_target if target else self.value_net, features, len(VALUE_HEADS))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         return self._predict(obs, deterministic=deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        logits = self.policy_net(self.features(observation))[0]
-        if deterministic:
-            return logits.argmax(dim=1)
-        return th.multinomial(F.softmax(logits, dim=-1), 1).squeeze(1)
+        actions = self.action_model.act(self.policy_net(self.features(observation))[0], deterministic)
+        return actions.squeeze(1) if isinstance(self.action_space, spaces.Discrete) else actions
+
+    def scale_action(self, action: np.ndarray) -> np.ndarray:
+        """
+        As Stable-Baselines3's, for bounds of any size.
+
+        :param action: within the bounds of the space
+        :return: in [-1, 1], same shape
+        """
+        low, high = self._bounds()
+        # Halves: the distance of two bounds may be more than the largest number
+        width = np.maximum(high / 2 - low / 2, np.finfo(np.float64).tiny)
+        return np.clip((action.astype(np.float64) / 2 - low / 2) / width * 2 - 1, -1.0, 1.0).astype(np.float32)
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        As Stable-Baselines3's, for bounds of any size, and never beyond them by rounding.
+
+        :param scaled_action: in [-1, 1]
+        :return: within the bounds of the space and of its type, same shape
+        """
+        low, high = self._bounds()
+        share = (np.asarray(scaled_action, dtype=np.float64) + 1) / 2
+        action = (low * (1 - share) + high * share).astype(self.action_space.dtype)
+        return np.clip(action, self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
+
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """
+        :return: lowest and highest actions in double precision
+        """
+        assert isinstance(self.action_space, spaces.Box)
+        return self.action_space.low.astype(np.float64), self.action_space.high.astype(np.float64)
 
     def set_training_mode(self, mode: bool) -> None:
         """
@@ -299,7 +337,7 @@ class CnnPolicy(DAIPolicy):
     :param kwargs: the other arguments of :class:`DAIPolicy`
     """
 
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Discrete, lr_schedule: Schedule, **kwargs):
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, lr_schedule: Schedule, **kwargs):
         kwargs.setdefault("features_extractor_class", NatureCNN)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
@@ -314,6 +352,6 @@ class MultiInputPolicy(DAIPolicy):
     :param kwargs: the other arguments of :class:`DAIPolicy`
     """
 
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Discrete, lr_schedule: Schedule, **kwargs):
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, lr_schedule: Schedule, **kwargs):
         kwargs.setdefault("features_extractor_class", CombinedExtractor)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)

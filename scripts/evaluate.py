@@ -48,7 +48,12 @@ def hyperparameters(agent: str, env_id: str) -> dict[str, Any]:
         path = hyperparams_file(conf or "dai")
     else:
         path = Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algo}.yml"
-    return yaml.safe_load(path.read_text())[env_id]
+    entries = yaml.safe_load(path.read_text())
+    if env_id in entries:
+        return entries[env_id]
+    # The Zoo's files lag behind: HalfCheetah-v5 has the entry of HalfCheetah-v4
+    name = env_id.rpartition("-v")[0]
+    return next(entry for key, entry in entries.items() if key.rpartition("-v")[0] == name)
 
 
 def run(agent: str, env_id: str, steps: int, seed: int, n_eval_episodes: int, params: dict[str, Any]) -> dict[str, Any]:

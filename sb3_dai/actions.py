@@ -1,0 +1,333 @@
+"""
+The distributions of actions. An action space chooses one of them; nothing else depends on it.
+
+Each kind has three parts: an ``ActionModel`` that says how actions are coded and how large the outputs of the nets are, a
+``Habit`` Q(.|s) that the policy net's outputs stand for, and an EFE G(s,.), a function of the coded action.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_dai import free_energy as fe
+from sb3_dai.networks import EnsembleMLP
+
+MIN_LOG_STD, MAX_LOG_STD = -20.0, 2.0
+
+NEVER = 1e9
+"""Cost of an option that does not exist. Not infinity: times a probability of 0 that is NaN."""
+
+
+class EFE(Protocol):
+    """G(s,.) of each value net and part."""
+
+    def __call__(self, actions: th.Tensor) -> th.Tensor:
+        """
+        :param actions: coded actions, shape (batch, code_dim)
+        :return: shape (n_critics, batch, n_parts)
+        """
+
+
+class Habit(Protocol):
+    """Q(.|s), the policy at some states. Each kind goes with its own kind of EFE."""
+
+    def entropy(self) -> th.Tensor:
+        """
+        :return: in nats, exact or of one sample, shape (batch, 1)
+        """
+
+    def expected_efe(self, efe: Any) -> th.Tensor:
+        """
+        :param efe: at the same states
+        :return: the worst of the value nets under the policy, shape (batch, n_parts)
+        """
+
+    def divergence(self, efe: Any, weights: th.Tensor, precision: th.Tensor) -> th.Tensor:
+        """
+        ``KL[ Q(.|s) || softmax(-precision G(s,.)) ]``, through which only the policy learns.
+
+        :param efe: at the same states
+        :param weights: of the parts in G, shape (n_parts,)
+        :param precision: inverse temperature of G
+        :return: in nats, shape (batch, 1)
+        """
+
+
+class CategoricalEFE:
+    """
+    A table of G for actions of several independent choices, one for ``Discrete``. G(s,a) is the sum over the choices of
+    a cost of each (Sunehag et al. 2018, arXiv:1706.05296): expectations and divergences are exact, and grow with the sum
+    of the options, not with their product.
+
+    :param table: shape (n_critics, batch, n_parts, n_choices, n_options)
+    :param possible: which options exist, shape (n_choices, n_options)
+    """
+
+    def __init__(self, table: th.Tensor, possible: th.Tensor) -> None:
+        if table.shape[-2] > 1:
+            # A constant may move from one choice to another without a change of G. Where it sits must not matter to the
+            # comparison of value nets option by option: let each choice have the same mean.
+            means = (table * possible).sum(dim=-1, keepdim=True) / possible.sum(dim=-1, keepdim=True)
+            table = table - means + means.mean(dim=-2, keepdim=True)
+        self.table = table
+        self.possible = possible
+
+    def __call__(self, actions: th.Tensor) -> th.Tensor:
+        """
+        :param actions: coded actions, shape (batch, code_dim)
+        :return: shape (n_critics, batch, n_parts)
+        """
+        chosen = actions.reshape(-1, 1, *self.table.shape[-2:])
+        return (self.table * chosen).sum(dim=(-2, -1))
+
+
+class CategoricalHabit:
+    """
+    Independent categorical distributions, one for each choice.
+
+    :param log_prob: log Q(a|s), shape (batch, n_choices, n_options)
+    """
+
+    def __init__(self, log_prob: th.Tensor) -> None:
+        self.log_prob = log_prob
+
+    def entropy(self) -> th.Tensor:
+        """
+        :return: in nats, exact, shape (batch, 1)
+        """
+        return fe.policy_entropy(self.log_prob)
+
+    def expected_efe(self, efe: CategoricalEFE) -> th.Tensor:
+        """
+        :param efe: at the same states
+        :return: the worst of the value nets, option by option, under the policy, shape (batch, n_parts)
+        """
+        return fe.policy_expectation(self.log_prob, fe.pessimistic(efe.table))
+
+    def divergence(self, efe: CategoricalEFE, weights: th.Tensor, precision: th.Tensor) -> th.Tensor:
+        """
+        :param efe: at the same states
+        :param weights: of the parts in G, shape (n_parts,)
+        :param precision: inverse temperature of G
+        :return: in nats, exact, shape (batch, 1)
+        """
+        total = fe.pessimistic((efe.table.detach() * weights.reshape(-1, 1, 1)).sum(dim=2))
+        return fe.policy_divergence(self.log_prob, total.where(efe.possible, total.new_tensor(NEVER)), precision)
+
+
+class GaussianEFE:
+    """
+    A value net that reads the action.
+
+    :param net: the value net
+    :param features: features of s, shape (batch, features_dim)
+    :param n_parts: number of parts of G
+    """
+
+    def __init__(self, net: EnsembleMLP, features: th.Tensor) -> None:
+        self.net = net
+        self.features = features
+
+    def __call__(self, actions: th.Tensor) -> th.Tensor:
+        """
+        :param actions: in [-1, 1], shape (batch, code_dim)
+        :return: shape (n_critics, batch, n_parts)
+        """
+        return self.net(th.cat([self.features, actions], dim=1))
+
+
+class GaussianHabit:
+    """
+    A Gaussian squashed by tanh (Haarnoja et al. 2018, arXiv:1801.01290, appendix C) and one reparameterised sample of it.
+
+    :param mean: before squashing, shape (batch, dim)
+    :param log_std: before squashing, same shape
+    """
+
+    def __init__(self, mean: th.Tensor, log_std: th.Tensor) -> None:
+        raw = mean + log_std.exp() * th.randn_like(mean)
+        self.actions = th.tanh(raw)
+        self.log_prob = fe.tanh_gaussian_log_prob(raw, mean, log_std)
+
+    def entropy(self) -> th.Tensor:
+        """
+        :return: in nats, of the sample, shape (batch, 1)
+        """
+        return -self.log_prob
+
+    def expected_efe(self, efe: GaussianEFE) -> th.Tensor:
+        """
+        :param efe: at the same states
+        :return: the worst of the value nets at the sample, shape (batch, n_parts)
+        """
+        return fe.pessimistic(efe(self.actions))
+
+    def divergence(self, efe: GaussianEFE, weights: th.Tensor, precision: th.Tensor) -> th.Tensor:
+        """
+        The divergence less the logarithm of the normaliser of softmax(-precision G), which is nothing the policy can change.
+
+        :param efe: at the same states
+        :param weights: of the parts in G, shape (n_parts,)
+        :param precision: inverse temperature of G
+        :return: in nats, of the sample, shape (batch, 1)
+        """
+        with frozen(efe.net):
+            parts = GaussianEFE(efe.net, efe.features.detach())(self.actions)
+        total = (parts * weights).sum(dim=-1, keepdim=True)
+        return fe.sampled_divergence(self.log_prob, fe.pessimistic(total), precision)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """
+    Let gradients flow through a module to its inputs, but not to its parameters.
+
+    :param module: what is evaluated inside the context
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+class CategoricalActions(nn.Module):
+    """
+    ``Discrete``, ``MultiDiscrete`` and ``MultiBinary``: independent choices between options. All have the size of the
+    largest one in the nets; those beyond a choice's own options have no probability.
+
+    :param n_options: number of options of each choice
+    """
+
+    possible: th.Tensor
+    reads_actions = False
+    """Whether the value net takes the action as an input, or gives G of all."""
+
+    def __init__(self, n_options: list[int]) -> None:
+        super().__init__()
+        self.shape = (len(n_options), max(n_options))
+        self.code_dim = self.policy_dim = self.value_dim = math.prod(self.shape)
+        self.max_entropy = sum(math.log(n) for n in n_options)
+        # A constant, and so no part of what is saved
+        self.register_buffer("possible", th.arange(self.shape[1]) < th.tensor(n_options).unsqueeze(1), persistent=False)
+
+    def encode(self, actions: th.Tensor) -> th.Tensor:
+        """
+        :param actions: indices, shape (batch, n_choices)
+        :return: one-hot, shape (batch, code_dim): a scalar code would put a false order on actions
+        """
+        return F.one_hot(actions.long(), self.shape[1]).flatten(start_dim=1).float()
+
+    def _logits(self, outputs: th.Tensor) -> th.Tensor:
+        """
+        :param outputs: of the policy net, shape (batch, policy_dim)
+        :return: shape (batch, n_choices, n_options)
+        """
+        return outputs.reshape(-1, *self.shape).masked_fill(~self.possible, -NEVER)
+
+    def habit(self, outputs: th.Tensor) -> CategoricalHabit:
+        """
+        :param outputs: of the policy net, shape (batch, policy_dim)
+        :return: Q(.|s)
+        """
+        return CategoricalHabit(F.log_softmax(self._logits(outputs), dim=-1))
+
+    def efe(self, net: EnsembleMLP, features: th.Tensor, n_parts: int) -> CategoricalEFE:
+        """
+        :param net: the value net
+        :param features: features of s, shape (batch, features_dim)
+        :param n_parts: number of parts of G
+        :return: G(s,.)
+        """
+        return CategoricalEFE(net(features).unflatten(-1, (n_parts, *self.shape)), self.possible)
+
+    def act(self, outputs: th.Tensor, deterministic: bool) -> th.Tensor:
+        """
+        :param outputs: of the policy net, shape (batch, policy_dim)
+        :param deterministic: the most probable action, or a sample
+        :return: indices, shape (batch, n_choices)
+        """
+        logits = self._logits(outputs)
+        if deterministic:
+            return logits.argmax(dim=-1)
+        prob = F.softmax(logits, dim=-1)
+        return th.multinomial(prob.flatten(end_dim=1), 1).reshape(-1, self.shape[0])
+
+
+class GaussianActions(nn.Module):
+    """
+    ``Box``: a tanh-squashed Gaussian in [-1, 1], which the policy stretches to the bounds of the space.
+
+    :param dim: number of dimensions
+    """
+
+    reads_actions = True
+    """Whether the value net takes the action as an input, or gives G of all."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.code_dim, self.policy_dim, self.value_dim = dim, 2 * dim, 1
+
+    def encode(self, actions: th.Tensor) -> th.Tensor:
+        """
+        :param actions: in [-1, 1], as the replay buffer holds them, shape (batch, code_dim)
+        :return: the same
+        """
+        return actions
+
+    def habit(self, outputs: th.Tensor) -> GaussianHabit:
+        """
+        :param outputs: of the policy net, shape (batch, policy_dim)
+        :return: Q(.|s)
+        """
+        mean, log_std = outputs.chunk(2, dim=-1)
+        return GaussianHabit(mean, log_std.clamp(MIN_LOG_STD, MAX_LOG_STD))
+
+    def efe(self, net: EnsembleMLP, features: th.Tensor, n_parts: int) -> GaussianEFE:
+        """
+        :param net: the value net
+        :param features: features of s, shape (batch, features_dim)
+        :param n_parts: number of parts of G
+        :return: G(s,.)
+        """
+        return GaussianEFE(net, features)
+
+    def act(self, outputs: th.Tensor, deterministic: bool) -> th.Tensor:
+        """
+        :param outputs: of the policy net, shape (batch, policy_dim)
+        :param deterministic: the median action, or a sample
+        :return: in [-1, 1], shape (batch, code_dim)
+        """
+        if deterministic:
+            return th.tanh(outputs.chunk(2, dim=-1)[0])
+        return self.habit(outputs).actions
+
+
+ActionModel = CategoricalActions | GaussianActions
+
+
+def action_model(space: spaces.Space) -> ActionModel:
+    """
+    :param space: Action space
+    :return: its distribution
+    :raises ValueError: if there is none
+    """
+    if isinstance(space, spaces.Discrete):
+        return CategoricalActions([int(space.n)])
+    if isinstance(space, spaces.MultiDiscrete):
+        return CategoricalActions([int(n) for n in np.ravel(space.nvec)])
+    if isinstance(space, spaces.MultiBinary):
+        return CategoricalActions([2] * int(np.prod(space.shape)))
+    if isinstance(space, spaces.Box):
+        return GaussianActions(int(np.prod(space.shape)))
+    raise ValueError(f"action_space={space} is not supported: Discrete, MultiDiscrete, MultiBinary or Box")
