@@ -3,6 +3,9 @@
 import math
 
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space_channels_first
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 from torch.nn import functional as F
 
@@ -90,6 +93,42 @@ class EnsembleMLP(nn.Module):
         :return: shape (n_members, batch, output_dim)
         """
         return self.layers(inputs.unsqueeze(0).expand(self.n_members, -1, -1))
+
+
+class SmallCNN(BaseFeaturesExtractor):
+    """
+    Features of images that are too small for ``NatureCNN``, such as those of MinAtar and minigrid: one layer of 16 filters
+    of 3 by 3 and one of 128 units (Young & Tian 2019, arXiv:1903.03176, section 4.1).
+
+    :param observation_space: of images of at least 3 by 3 pixels, channels first or last
+    :param features_dim: number of features
+    :param normalized_image: unused, for ``NatureCNN``'s signature
+    :raises ValueError: if the observations are no such images
+    """
+
+    def __init__(self, observation_space: spaces.Box, features_dim: int = 128, normalized_image: bool = False) -> None:
+        super().__init__(observation_space, features_dim)
+        if len(observation_space.shape) != 3:
+            raise ValueError(f"observation_space={observation_space}: an image has three axes, use MlpPolicy for vectors")
+        self.channels_last = not is_image_space_channels_first(observation_space)
+        height, width = observation_space.shape[:2] if self.channels_last else observation_space.shape[1:]
+        if min(height, width) < 3:
+            raise ValueError(f"observation_space={observation_space}: give images of at least 3 by 3 pixels, or use MlpPolicy")
+        n_channels = observation_space.shape[2 if self.channels_last else 0]
+        self.layers = nn.Sequential(
+            nn.Conv2d(n_channels, 16, kernel_size=3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(16 * (height - 2) * (width - 2), features_dim),
+            nn.ReLU(),
+        )
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """
+        :param observations: shape (batch, channels, height, width), or with the channels last
+        :return: shape (batch, features_dim)
+        """
+        return self.layers(observations.permute(0, 3, 1, 2) if self.channels_last else observations)
 
 
 class RunningNorm(nn.Module):

@@ -14,6 +14,7 @@ An agent is ALGO, or ALGO:CONF with CONF a hyperparameter file (a path, or the n
 import argparse
 import contextlib
 import io
+import pkgutil
 import tempfile
 import time
 from pathlib import Path
@@ -51,12 +52,17 @@ def hyperparameters(agent: str, env_id: str) -> dict[str, Any]:
     entries = yaml.safe_load(path.read_text())
     if env_id in entries:
         return entries[env_id]
-    # The Zoo's files lag behind: HalfCheetah-v5 has the entry of HalfCheetah-v4
+    # The Zoo's files lag behind: HalfCheetah-v5 gets the entry of HalfCheetah-v4
     name = env_id.rpartition("-v")[0]
-    return next(entry for key, entry in entries.items() if key.rpartition("-v")[0] == name)
+    versions = [entry for key, entry in entries.items() if key.rpartition("-v")[0] == name]
+    if not versions:
+        raise ValueError(f"{path} has no entry for --env {env_id}")
+    return versions[-1]
 
 
-def run(agent: str, env_id: str, steps: int, seed: int, n_eval_episodes: int, params: dict[str, Any]) -> dict[str, Any]:
+def run(
+    agent: str, env_id: str, steps: int, seed: int, n_eval_episodes: int, params: dict[str, Any], register_envs: str | None
+) -> dict[str, Any]:
     """
     Train one agent and score its final checkpoint.
 
@@ -66,6 +72,7 @@ def run(agent: str, env_id: str, steps: int, seed: int, n_eval_episodes: int, pa
     :param seed: seed of the run; the evaluation environment has another
     :param n_eval_episodes: deterministic episodes at the end
     :param params: hyperparameters that replace those of the file
+    :param register_envs: function that registers environments, as ``module:function``
     :return: the raw results
     """
     from rl_zoo3.exp_manager import ExperimentManager
@@ -73,6 +80,8 @@ def run(agent: str, env_id: str, steps: int, seed: int, n_eval_episodes: int, pa
     from sb3_dai.zoo import register
 
     register()
+    if register_envs is not None:
+        pkgutil.resolve_name(register_envs)()
     th.set_num_threads(1)
     algo = agent.partition(":")[0]
     with tempfile.TemporaryDirectory() as folder:
@@ -129,13 +138,16 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=20, help="evaluation episodes of each final checkpoint")
     parser.add_argument("--threshold", type=float, help="also print the steps to this trailing-100 training mean")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--register", metavar="MODULE:FUNCTION", help="call this first, it registers environments")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
 
     first, _, last = args.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
     params = {name: yaml.safe_load(value) for name, _, value in (param.partition("=") for param in args.params)}
-    tasks = [(agent, args.env, args.steps, seed, args.episodes, params) for agent in args.agents for seed in seeds]
+    tasks = [
+        (agent, args.env, args.steps, seed, args.episodes, params, args.register) for agent in args.agents for seed in seeds
+    ]
     results = []
     for result in Parallel(n_jobs=args.jobs, return_as="generator")(delayed(run)(*task) for task in tasks):
         results.append(result)
