@@ -1,5 +1,6 @@
 """Errors that name the argument, the value it got and the remedy."""
 
+import copy
 import math
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,11 @@ def check_arguments(model: "DAI") -> None:
         check_number("learning_rate", model.learning_rate, low=0)
     if model.precision not in ("auto", None):
         check_number('precision (or "auto")', model.precision, low=1e-6)
+    if model.action_noise is not None and not isinstance(model.action_space, spaces.Box):
+        raise ValueError(
+            f"action_noise={model.action_noise}: only Box actions can be noisy, not {model.action_space}. Leave it out, or "
+            "lower the precision for more random actions."
+        )
     if model.max_grad_norm is not None:
         check_number("max_grad_norm (or None)", model.max_grad_norm, low=1e-12)
     if model.value_loss not in ("huber", "mse"):
@@ -77,17 +83,23 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
     :param action_space: of the environment
     :raises ValueError: if the nets cannot read the one or code the other
     """
-    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
     if not parts:
         raise ValueError(f"observation_space={observation_space}: give it at least one entry")
     for key, space in parts.items():
-        _check_observation_space(f"observation_space[{key!r}]={space}" if key else f"observation_space={space}", space)
+        where = "observation_space" if key is None else f"observation_space[{key!r}]"
+        _check_observation_space(f"{where}={space}", space)
 
     where = f"action_space={action_space}"
+    if isinstance(action_space, SUPPORTED_ACTIONS):
+        _check_dtype(where, action_space)
     if np.any(getattr(action_space, "start", 0)):
         raise ValueError(f"{where}: actions must start at 0, wrap the environment to shift them")
-    if isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary) and len(action_space.shape) != 1:
+    if isinstance(action_space, spaces.MultiDiscrete) and len(action_space.shape) != 1:
         raise ValueError(f"{where}: wrap the environment to flatten its actions")
+    # MultiBinary([3]) has the shape of MultiBinary(3), but the buffers of SB3 want the number
+    if isinstance(action_space, spaces.MultiBinary) and not isinstance(action_space.n, int):
+        raise ValueError(f"{where}: wrap the environment to flatten its actions to MultiBinary(n), n a number")
     if isinstance(action_space, spaces.Box):
         if not np.issubdtype(action_space.dtype, np.floating):
             raise ValueError(f"{where}: Box actions must be of a float type, use MultiDiscrete for whole numbers")
@@ -95,6 +107,12 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
             raise ValueError(f"{where}: Box actions must have finite bounds, wrap the environment to give it some")
         if action_space.shape == ():
             raise ValueError(f"{where}: wrap the environment to give its actions shape (1,)")
+        try:
+            with np.errstate(over="ignore"):
+                copy.deepcopy(action_space).sample()  # A copy, whose generator may move on
+        # Gymnasium cannot draw from bounds that are further apart than the largest number
+        except (OverflowError, ValueError) as error:
+            raise ValueError(f"{where}: no action can be drawn ({error}), wrap the environment to rescale it") from error
     if 0 in (action_space.shape or ()):
         raise ValueError(f"{where}: there is nothing to choose, give it at least one dimension")
 
@@ -116,20 +134,47 @@ def _check_observation_space(where: str, space: spaces.Space) -> None:
         raise ValueError(f"{where}: wrap the environment to flatten it")
     if 0 in (space.shape or ()):
         raise ValueError(f"{where}: there is nothing to observe, give it at least one dimension")
+    if isinstance(space, spaces.Box) and not _is_single(np.clip(0, space.low, space.high)).all():
+        raise ValueError(f"{where}: float32 has no such values, wrap the environment to rescale it")
+    _check_dtype(where, space)
+
+
+def _check_dtype(where: str, space: spaces.Space) -> None:
+    """
+    :param where: what to call the space in an error
+    :param space: of observations or actions
+    :raises ValueError: if torch has no such type of numbers
+    """
+    try:
+        th.as_tensor(np.zeros(1, space.dtype))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: torch cannot read its dtype {space.dtype!r}, use float32 for example") from error
+
+
+def _is_single(array: Any) -> np.ndarray:
+    """
+    :param array: numbers of any type
+    :return: which of them are finite in single precision, in which the nets compute
+    """
+    if getattr(array, "dtype", None) == np.float64:
+        return np.abs(array) <= np.finfo(np.float32).max
+    return np.isfinite(array)
 
 
 def check_finite(what: str, array: Any) -> None:
     """
     :param what: name of what the environment returned
     :param array: its value, an array or a dictionary of them
-    :raises ValueError: if it holds NaN or infinity
+    :raises ValueError: if it holds NaN, infinity or a number that is infinite in single precision
     """
-    for key, part in array.items() if isinstance(array, dict) else [("", array)]:
-        if not np.isfinite(part).all():
-            where = f"{what}[{key!r}]" if key else what
+    for key, part in array.items() if isinstance(array, dict) else [(None, array)]:
+        if not _is_single(part).all():
+            where = what if key is None else f"{what}[{key!r}]"
+            single = " in single precision, with which the nets compute" if np.isfinite(part).all() else ""
             raise ValueError(
-                f"The environment returned a non-finite {where}: {part}. It was not stored and the nets are as they were: "
-                "mend the environment, or wrap it to clip or replace the value (VecCheckNan helps to find its origin)."
+                f"The environment returned a non-finite {where}: {part}{single}. "
+                "It was not stored and the nets are as they were: mend the environment, or wrap it to "
+                "clip or replace the value (VecCheckNan helps to find its origin)."
             )
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sb3_dai.actions import EFE, Habit, action_model
 from sb3_dai.checks import check_number
-from sb3_dai.networks import EnsembleMLP, RunningNorm, RunningPeak
+from sb3_dai.networks import EnsembleMLP, RunningNorm, RunningPeak, SmallCNN
 from sb3_dai.saving import CrashSafePolicy
 
 VALUE_HEADS = ("extrinsic", "epistemic", "prediction_error")
@@ -108,9 +108,18 @@ class DAIPolicy(CrashSafePolicy):
 
         :param lr_schedule: Learning rate schedule, lr_schedule(1) is the initial learning rate
         """
-        self.features_extractor = self.make_features_extractor()
+        try:
+            self.features_extractor = self.make_features_extractor()
+        # Too small an image for convolutions, or a key of a dictionary that torch does not allow as the name of a module
+        except (RuntimeError, KeyError) as error:
+            name = self.features_extractor_class.__name__
+            raise ValueError(
+                f"observation_space={self.observation_space}: {name} cannot read it ({error}). Wrap the environment to rename "
+                "its keys or resize its images (to 36x36 at least), or give another features_extractor_class in policy_kwargs."
+            ) from error
         features_dim = self.features_extractor.features_dim
         self.action_model = action_model(self.action_space)
+        self.action_dtype = th.as_tensor(np.empty(0, self.action_space.dtype)).dtype
         code_dim = self.action_model.code_dim
         value_input_dim = features_dim + code_dim * self.action_model.reads_actions
         value_dim = len(VALUE_HEADS) * self.action_model.value_dim
@@ -249,6 +258,10 @@ class DAIPolicy(CrashSafePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         actions = self.action_model.act(self.policy_net(self.features(observation))[0], deterministic)
+        if isinstance(self.action_space, spaces.Box):
+            return actions
+        # A space does not contain the actions of a larger type
+        actions = actions.to(self.action_dtype)
         return actions.squeeze(1) if isinstance(self.action_space, spaces.Discrete) else actions
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
@@ -329,7 +342,8 @@ MlpPolicy = DAIPolicy
 
 class CnnPolicy(DAIPolicy):
     """
-    Policy for images: as :class:`DAIPolicy` with the ``NatureCNN`` extractor, whose features the world model predicts.
+    Policy for images: as :class:`DAIPolicy` with the ``NatureCNN`` extractor, or ``SmallCNN`` below 36 by 36 pixels.
+    The world model predicts the extractor's features.
 
     :param observation_space: Observation space
     :param action_space: Action space
@@ -338,7 +352,9 @@ class CnnPolicy(DAIPolicy):
     """
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, lr_schedule: Schedule, **kwargs):
-        kwargs.setdefault("features_extractor_class", NatureCNN)
+        shape = observation_space.shape or ()
+        small = len(shape) == 3 and sorted(shape)[1] < 36
+        kwargs.setdefault("features_extractor_class", SmallCNN if small else NatureCNN)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
 

@@ -1,6 +1,7 @@
 """What is refused, when, and whether the message says what it was and leaves the nets as they were."""
 
 import contextlib
+import copy
 import math
 import re
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_dai.checks import check_finite, check_losses, check_number, check_spaces
@@ -105,7 +108,7 @@ BAD_ARGUMENTS = [
     *((name, value) for name in WHOLE for value in (-2, 1.5, np.float64(2.0))),
     *((name, 0) for name in ("buffer_size", "batch_size", "n_steps", "target_update_interval", "precision", "max_grad_norm")),
     *((name, -1) for name in NUMBERS if name not in ("gradient_steps", "prediction_error_weight")),
-    *((name, None) for name in NUMBERS if name not in ("max_grad_norm", "target_update_interval")),
+    *((name, None) for name in NUMBERS if name not in ("max_grad_norm", "target_update_interval", "precision")),
     ("exploration_fraction", 0),
     ("precision", "Auto"),
     ("n_steps", "3"),
@@ -247,44 +250,138 @@ def test_check_number_tells_the_bounds(kwargs, bounds):
 # ----- Spaces -----
 
 
-@pytest.mark.parametrize(
-    "space",
-    [spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 2]), spaces.MultiBinary(2)],
-    ids=lambda space: type(space).__name__,
-)
-def test_action_spaces_of_other_algorithms_get_the_standard_error(space):
-    with pytest.raises(AssertionError, match=r"The algorithm only supports .*Discrete.* as action spaces but") as caught:
-        make(SpaceEnv(action_space=space))
+def box(low, high, shape=(1,), dtype=np.float32):
+    return spaces.Box(low, high, shape, dtype)
+
+
+# Each with its remedy
+BAD_ACTIONS = {
+    "integers": (box(0, 3, (2,), np.int64), "use MultiDiscrete"),
+    "flags": (box(0, 1, (2,), np.bool_), "use MultiDiscrete"),
+    "unbounded": (box(-INF, INF), "give it some"),
+    "half-bounded": (spaces.Box(np.array([0.0, 0.0]), np.array([1.0, INF]), dtype=np.float64), "give it some"),
+    "too wide": (box(-1.7e308, 1.7e308, dtype=np.float64), "rescale it"),
+    "scalar": (box(-1.0, 1.0, ()), r"shape \(1,\)"),
+    "empty": (box(-1.0, 1.0, (0,)), "at least one dimension"),
+    "empty matrix": (box(-1.0, 1.0, (2, 0)), "at least one dimension"),
+    "empty multi-discrete": (spaces.MultiDiscrete(np.zeros(0, np.int64)), "at least one dimension"),
+    "matrix of choices": (spaces.MultiDiscrete([[2, 3], [2, 2]]), "flatten"),
+    "matrix of flags": (spaces.MultiBinary([2, 2]), "flatten"),
+    "list of flags": (spaces.MultiBinary([3]), r"MultiBinary\(n\)"),
+    "start": (spaces.Discrete(3, start=1), "start at 0, wrap the environment to shift"),
+    "long double": (box(-1.0, 1.0, dtype=np.longdouble), "use float32"),
+    "foreign byte order": (box(-1.0, 1.0, dtype=np.dtype(np.float32).newbyteorder()), "use float32"),
+}
+BAD_OBSERVATIONS = {
+    "tuple": (spaces.Tuple([VECTOR, DISCRETE]), "wrap the environment to observe Box"),
+    "empty dict": (spaces.Dict(), "at least one entry"),
+    # torch's one-hot code and the flattening of SB3 break in the midst of training with these
+    "start": (spaces.Discrete(3, start=2), "start at 0, wrap the environment to shift"),
+    "matrix of choices": (spaces.MultiDiscrete([[3, 2], [2, 2]]), "flatten"),
+    "scalar": (box(-1.0, 1.0, ()), r"shape \(1,\)"),
+    "empty": (box(-1.0, 1.0, (0,)), "at least one dimension"),
+    "empty matrix": (box(-1.0, 1.0, (0, 2)), "at least one dimension"),
+    "beyond single precision": (spaces.Box(np.array([0.0, 1e300]), np.array([1.0, 2e300]), dtype=np.float64), "rescale it"),
+    "far below": (box(-INF, -1e39, dtype=np.float64), "rescale it"),
+    "long double": (box(-1.0, 1.0, dtype=np.longdouble), "use float32"),
+    "foreign byte order": (box(-1.0, 1.0, dtype=np.dtype(np.float32).newbyteorder()), "use float32"),
+}
+if hasattr(spaces.MultiDiscrete([2]), "start"):
+    BAD_ACTIONS["starts"] = spaces.MultiDiscrete([3, 2], start=[0, 1]), "start at 0, wrap the environment to shift"
+    BAD_OBSERVATIONS["starts"] = spaces.MultiDiscrete([3, 2], start=[1, 0]), "start at 0, wrap the environment to shift"
+BAD_ENTRIES = {
+    **{case: row for case, row in BAD_OBSERVATIONS.items() if case != "empty dict"},
+    "nested": (spaces.Dict(c=VECTOR), "flat Dict"),
+    "text": (spaces.Text(5), "wrap the environment to observe Box"),
+    "sequence": (spaces.Sequence(VECTOR), "wrap the environment to observe Box"),
+}
+
+
+@pytest.fixture(params=["environment", "vectorised", "id"])
+def as_argument(request, monkeypatch):
+    """The three ways in which an environment may be given."""
+
+    def convert(env):
+        if request.param == "environment":
+            return env
+        if request.param == "vectorised":
+            return DummyVecEnv([lambda: env])
+        monkeypatch.setitem(gym.registry, "OnlySpaces-v0", EnvSpec("OnlySpaces-v0", lambda: env, disable_env_checker=True))
+        return "OnlySpaces-v0"
+
+    return convert
+
+
+def refuse(env, policy="MlpPolicy", **kwargs):
+    """The message of the ValueError, which has drawn no number and changed nothing that it was given."""
+    before = dict(vars(env)) if isinstance(env, gym.Env | DummyVecEnv) else {}
+    kwargs = dict(policy_kwargs=dict(net_arch=[8]), replay_buffer_kwargs=dict(), **kwargs)
+    arguments = copy.deepcopy(kwargs)
+    states = np.random.get_state()[1].tobytes(), th.get_rng_state().numpy().tobytes()
+    with pytest.raises(ValueError) as caught:
+        DAI(policy, env, seed=0, device="cpu", **kwargs)
+    assert (np.random.get_state()[1].tobytes(), th.get_rng_state().numpy().tobytes()) == states
+    assert kwargs == arguments
+    after = vars(env) if isinstance(env, gym.Env | DummyVecEnv) else {}
+    assert before.keys() == after.keys() and all(before[name] is after[name] for name in before)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("case", BAD_ACTIONS)
+def test_unsupported_actions_are_named_with_their_remedy(case, as_argument):
+    space, remedy = BAD_ACTIONS[case]
+    message = refuse(as_argument(SpaceEnv(action_space=space)))
+    assert message.startswith(f"action_space={space}: ")
+    assert re.search(remedy, message), message
+    assert getattr(space, "_np_random", None) is None, "a random action was drawn from the user's own space"
+
+
+@pytest.mark.parametrize("case", BAD_OBSERVATIONS)
+def test_unsupported_observations_are_named_with_their_remedy(case, as_argument):
+    space, remedy = BAD_OBSERVATIONS[case]
+    message = refuse(as_argument(SpaceEnv(space)))
+    assert re.match(rf"observation_space={re.escape(str(space))}(:| is not supported:) ", message), message
+    assert re.search(remedy, message), message
+
+
+@pytest.mark.parametrize("key", ["b", ""])
+@pytest.mark.parametrize("case", BAD_ENTRIES)
+def test_unsupported_entry_of_a_dictionary_is_named_by_its_key(case, key):
+    space, remedy = BAD_ENTRIES[case]
+    message = refuse(SpaceEnv(spaces.Dict({"a": VECTOR, key: space})), "MultiInputPolicy")
+    assert message.startswith(f"observation_space[{key!r}]={space}")
+    assert re.search(remedy, message), message
+
+
+@pytest.mark.parametrize("space", [spaces.Tuple([DISCRETE]), spaces.Text(3), spaces.Dict(a=DISCRETE)], ids=str)
+def test_actions_that_no_algorithm_takes_get_the_standard_error(space, as_argument):
+    with pytest.raises(AssertionError, match=r"The algorithm only supports .*Box.* as action spaces but") as caught:
+        DAI("MlpPolicy", as_argument(SpaceEnv(action_space=space)))
     assert str(space) in str(caught.value)
 
 
-def test_actions_start_at_zero():
-    with pytest.raises(ValueError, match=r"action_space=Discrete\(3, start=1\): actions must start at 0"):
-        make(SpaceEnv(action_space=spaces.Discrete(3, start=1)))
+def test_state_dependent_exploration_is_refused(as_argument):
+    message = refuse(as_argument(SpaceEnv(action_space=box(-1.0, 1.0))), use_sde=True)
+    assert message.startswith("use_sde=True: ") and "action_noise" in message
+
+
+def test_noise_on_actions_that_can_be_counted_is_refused():
+    with pytest.raises(ValueError, match=r"^action_noise=.*Discrete\(.*Leave it out"):
+        DAI("MlpPolicy", SpaceEnv(), action_noise=NormalActionNoise(np.zeros(1), np.ones(1)), device="cpu")
 
 
 @pytest.mark.parametrize(
-    "space",
+    ("parts", "named"),
     [
-        spaces.Tuple([VECTOR, DISCRETE]),
-        # torch's one-hot code and the flattening of SB3 break in the midst of training with these
-        spaces.Discrete(3, start=2),
-        *([spaces.MultiDiscrete([3, 2], start=[1, 0])] if hasattr(spaces.MultiDiscrete([2]), "start") else []),
-        spaces.MultiDiscrete([[3, 2], [2, 2]]),
-        spaces.Box(-1.0, 1.0, ()),
+        ({"image": box(0, 255, (12, 12, 3), np.uint8), "vector": VECTOR}, r"NatureCNN|CombinedExtractor.*36x36"),
+        ({"robot.arm": VECTOR}, r"'robot\.arm'.*rename its keys"),
+        ({"type": VECTOR}, "'type'.*rename its keys"),
     ],
-    ids=str,
+    ids=["small image", "dot", "taken"],
 )
-def test_unsupported_observation_space_is_named(space):
-    with pytest.raises(ValueError) as caught:
-        make(SpaceEnv(space))
-    assert f"observation_space={space}" in str(caught.value)
-
-
-@pytest.mark.parametrize("part", [spaces.Tuple([VECTOR]), spaces.Dict(b=VECTOR)], ids=["tuple", "dict"])
-def test_nested_observation_space_gets_the_standard_error(part):
-    with pytest.raises(NotImplementedError, match="Nested observation spaces"):
-        make(SpaceEnv(spaces.Dict(a=part, b=VECTOR)))
+def test_dictionaries_that_the_extractor_cannot_read_are_named(parts, named):
+    with pytest.raises(ValueError, match=rf"(?s)observation_space=Dict\(.*{named}"):
+        make(SpaceEnv(spaces.Dict(parts)), buffer_size=10)
 
 
 def test_check_spaces_names_the_key():
@@ -365,6 +462,16 @@ def test_reward_beyond_single_precision_is_infinite():
     assert changed == set()
 
 
+def test_observation_beyond_single_precision_is_infinite():
+    """It is finite to the environment, but not to the nets."""
+    env = ScriptedEnv()
+    env.observation_space = spaces.Box(-INF, INF, (3,), np.float64)
+    env.observe = lambda step: np.full(3, -1e39 if step == 75 else 1.0)
+    changed, message = learn_until_error(make(env), "non-finite observation")
+    assert changed == set()
+    assert "-1.e+39" in message and "single precision" in message
+
+
 def test_check_finite():
     check_finite("x", np.array([1, 2], np.uint8))
     check_finite("x", {"a": np.zeros(2), "b": np.array(True)})
@@ -372,6 +479,11 @@ def test_check_finite():
         check_finite("x", np.array([0, INF]))
     with pytest.raises(ValueError, match=r"non-finite x\['b'\]: nan"):
         check_finite("x", {"a": np.zeros(2), "b": np.float32(NAN)})
+    with pytest.raises(ValueError, match=r"non-finite x\[''\]: nan"):
+        check_finite("x", {"": np.float32(NAN)})
+    check_finite("x", np.array([-3.4e38]))
+    with pytest.raises(ValueError, match=r"non-finite x: \[-3\.5e\+38\] in single precision"):
+        check_finite("x", np.array([-3.5e38]))
 
 
 # ----- Losses -----

@@ -17,6 +17,20 @@ from sb3_dai.zoo import hyperparams_file
 SMALL = dict(net_arch=[32])
 
 
+class Slope(gym.Env):
+    """One step, whose reward is the action in the middle of two; the other has no effect."""
+
+    observation_space = spaces.Box(-1, 1, (1,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), float(action[0]), True, False, {}
+
+
 def filled(model: DAI, repeats: int = 40) -> DAI:
     """Put every transition of the chain into the buffer, and silence the logger."""
     for _ in range(repeats):
@@ -33,8 +47,8 @@ def values(model: DAI) -> tuple[np.ndarray, np.ndarray]:
     """G of each head, (n_heads, N_STATES, N_ACTIONS), and Q(a|s) in every state."""
     with th.no_grad():
         features = model.policy.features(th.arange(N_STATES))
-        efe = model.policy.efe(features).max(dim=0).values
-        return efe.permute(1, 0, 2).numpy(), model.policy.action_log_prob(features).exp().numpy()
+        efe = model.policy.efe(features).table.max(dim=0).values.squeeze(2)
+        return efe.permute(1, 0, 2).numpy(), model.policy.habit(features).log_prob.exp().squeeze(1).numpy()
 
 
 @pytest.mark.parametrize("precision", [1.0, 10.0])
@@ -135,7 +149,7 @@ def test_information_gain_is_higher_where_nothing_was_seen():
             return self.state.astype(np.float32), {}
 
     model = DAI("MlpPolicy", Walk(), seed=0, policy_kwargs=SMALL, device="cpu").learn(600)
-    actions = model.policy.one_hot(th.zeros(64, 1))
+    actions = model.policy.encode(th.zeros(64, 1))
     with th.no_grad():
         near, far = (information_gain(*model.policy.predict_change(scale * th.randn(64, 2), actions)) for scale in (0.3, 4.0))
     assert far.mean() > 5 * near.mean()
@@ -203,6 +217,24 @@ def test_target_net_follows_each_gradient_step_by_default():
         th.testing.assert_close(target, 0.75 * old + 0.25 * new)
 
 
+@pytest.mark.parametrize("make_env", [Chain, Slope], ids=["discrete", "box"])
+def test_targets_are_those_of_the_target_net(make_env):
+    model = DAI("MlpPolicy", make_env(), seed=0, precision=2.0, policy_kwargs=SMALL, device="cpu").learn(60)
+    (batch,) = sample_transitions(model.replay_buffer, 8)
+    batch.one_step.dones[:] = 0.0
+
+    def target() -> th.Tensor:
+        th.manual_seed(0)
+        features = model.policy.features(batch.one_step.next_observations)
+        return model._efe_target(batch, features, th.zeros(8, 1), th.zeros(8, 1))
+
+    before = target()
+    model.policy.value_net.layers[-1].bias.data += 1.0
+    assert th.equal(target(), before)
+    model.policy.value_net_target.layers[-1].bias.data += 1.0
+    th.testing.assert_close(target(), before + th.tensor([model.gamma, model.epistemic_gamma, model.gamma]))
+
+
 def test_constant_reward_has_a_bounded_value():
     """Fourth fault: no discount. A reward of 1 for ever is worth 1 / (1 - gamma)."""
     model = DAI("MlpPolicy", Chain(), gamma=0.5, seed=0, epistemic_weight=0.0, bootstrap_entropy=0.0, tau=0.05,
@@ -248,6 +280,77 @@ def test_returns_end_where_learning_resets_the_environment():
     buffer = model.replay_buffer
     cut = buffer.timeouts[:20].nonzero()[0]
     assert (buffer.dones[cut] == 0).all() and 9 in cut
+
+
+@pytest.mark.parametrize("precision", [0.5, 4.0])
+def test_the_policys_loss_is_its_divergence_in_units_of_g(precision):
+    model = DAI("MlpPolicy", Chain(), precision=precision, seed=0, policy_kwargs=SMALL, device="cpu")
+    filled(model).train(gradient_steps=3, batch_size=16)
+    logged = {name.removeprefix("train/"): value for name, value in model.logger.name_to_value.items()}
+    divergence = logged["vfe"] - logged["prediction_error"]
+    assert divergence > 1e-3
+    assert logged["policy_loss"] == pytest.approx(divergence / precision, rel=1e-3)
+
+
+def test_the_policys_gradient_does_not_grow_with_the_precision(monkeypatch):
+    """A uniform policy has the highest entropy, so that its gradient is that of G alone. Clipping it must not slow others."""
+    gradients = []
+    for precision in (0.1, 100.0):
+        model = filled(DAI("MlpPolicy", Chain(), precision=precision, seed=0, policy_kwargs=SMALL, device="cpu"))
+        last = model.policy.policy_net.layers[-1]
+        last.weight.data.zero_(), last.bias.data.zero_()
+        model.policy.value_net.layers[-1].weight.data.mul_(100.0)
+
+        def keep(losses, bias=last.bias):
+            gradients.append(th.autograd.grad(losses["policy_loss"], bias)[0])
+            return losses["policy_loss"]
+
+        monkeypatch.setattr(model, "_optimize", keep)
+        model.train(gradient_steps=1, batch_size=64)
+    assert gradients[0].abs().max() > 1e-3
+    th.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+
+# -- Box actions
+
+
+def on_the_slope(**kwargs):
+    """A model with a buffer of random actions, which are all that it learns from."""
+    model = DAI("MlpPolicy", Slope(), seed=0, learning_rate=3e-3, epistemic_weight=0.0, value_loss="mse", tau=0.05,
+                learning_starts=1000, policy_kwargs=SMALL, device="cpu", **kwargs)  # fmt: skip
+    return model.learn(1000, log_interval=1000)
+
+
+def test_value_net_of_box_actions_reads_the_action():
+    model = on_the_slope(precision=2.0)
+    model.train(gradient_steps=400, batch_size=64)
+    actions = th.tensor([[-0.8, 0.0], [0.0, 0.7], [0.8, -0.7], [0.8, 0.7]])
+    with th.no_grad():
+        efe = model.policy.efe(model.policy.features(th.zeros(4, 1)))(actions)
+    assert efe.shape == (2, 4, 3)
+    np.testing.assert_allclose(efe[0, :, 0], -actions[:, 0], atol=0.1)
+
+
+@pytest.mark.parametrize("weight, sign", [(1.0, 1), (-1.0, -1)])
+def test_gaussian_policy_approaches_the_softmax_of_g(weight, sign):
+    """With G = -a on [-1, 1] and precision p, softmax(-p G) has the mean coth(p) - 1 / p."""
+    model = on_the_slope(precision=3.0)
+    model.replay_buffer.rewards *= weight
+    model.train(gradient_steps=800, batch_size=64)
+    actions, _ = model.predict(np.zeros((2000, 1), np.float32))
+    expected = 1 / np.tanh(3.0) - 1 / 3.0
+    assert actions[:, 0].mean() == pytest.approx(sign * expected, abs=0.12)
+    # What has no effect stays random: the uniform distribution has the deviation 0.58
+    assert abs(actions[:, 1].mean()) < 0.12 and actions[:, 1].std() > 0.45
+
+
+def test_automatic_precision_of_box_actions_aims_at_minus_their_dimension():
+    model = on_the_slope(preference_weight=20.0)
+    model.train(gradient_steps=800, batch_size=64)
+    assert model.logger.name_to_value["train/target_entropy"] == -2.0
+    with th.no_grad():
+        habit = model.policy.habit(model.policy.features(th.zeros(2000, 1)))
+    assert habit.entropy().mean().item() == pytest.approx(-2.0, abs=0.4)
 
 
 # -- The two published agents are settings

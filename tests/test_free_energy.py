@@ -53,15 +53,22 @@ def test_pessimistic_is_the_higher_cost():
 
 
 def test_policy_expectation():
-    log_prob = th.tensor([[0.25, 0.75]]).log()
-    close(fe.policy_expectation(log_prob, th.tensor([[4.0, 8.0]])), [7.0])
-    # With one axis of heads between
-    close(fe.policy_expectation(log_prob, th.tensor([[[4.0, 8.0], [0.0, -4.0]]])), [[7.0, -3.0]])
+    log_prob = th.tensor([[[0.25, 0.75]]]).log()
+    # Two parts of G
+    close(fe.policy_expectation(log_prob, th.tensor([[[[4.0, 8.0]], [[0.0, -4.0]]]])), [[7.0, -3.0]])
+
+
+def test_policy_expectation_adds_up_over_choices():
+    log_prob = th.tensor([[[0.25, 0.75], [0.5, 0.5]]]).log()
+    close(fe.policy_expectation(log_prob, th.tensor([[[[4.0, 8.0], [1.0, 3.0]]]])), [[7.0 + 2.0]])
 
 
 def test_policy_entropy():
-    log_prob = th.tensor([[0.5, 0.5], [0.25, 0.75]]).log()
-    close(fe.policy_entropy(log_prob), [[LOG2], [-(0.25 * math.log(0.25) + 0.75 * math.log(0.75))]])
+    log_prob = th.tensor([[[0.5, 0.5]], [[0.25, 0.75]]]).log()
+    quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    close(fe.policy_entropy(log_prob), [[LOG2], [quarter]])
+    # The same as two choices of one state
+    close(fe.policy_entropy(log_prob.reshape(1, 2, 2)), [[LOG2 + quarter]])
 
 
 def test_bootstrapped_efe():
@@ -73,31 +80,34 @@ def test_bootstrapped_efe():
 
 def test_policy_divergence():
     # softmax(-G) with G = (0, log 3) is (3/4, 1/4)
-    efe = th.tensor([[0.0, math.log(3.0)]])
-    close(fe.policy_divergence(th.tensor([[0.75, 0.25]]).log(), efe, 1.0), [[0.0]])
+    efe = th.tensor([[[0.0, math.log(3.0)]]])
+    close(fe.policy_divergence(th.tensor([[[0.75, 0.25]]]).log(), efe, 1.0), [[0.0]])
     expected = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
-    close(fe.policy_divergence(th.tensor([[0.5, 0.5]]).log(), efe, 1.0), [[expected]])
+    close(fe.policy_divergence(th.tensor([[[0.5, 0.5]]]).log(), efe, 1.0), [[expected]])
     # Twice the precision: (9/10, 1/10)
-    expected = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
-    close(fe.policy_divergence(th.tensor([[0.5, 0.5]]).log(), efe, 2.0), [[expected]])
+    twice = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+    close(fe.policy_divergence(th.tensor([[[0.5, 0.5]]]).log(), efe, 2.0), [[twice]])
+    # Two choices, of which one is at its best
+    two = th.tensor([[[0.75, 0.25], [0.5, 0.5]]]).log()
+    close(fe.policy_divergence(two, efe.expand(1, 2, 2), 1.0), [[expected]])
 
 
 def test_policy_divergence_is_finite_for_a_certain_policy():
     """A softmax without its logarithm would give log(0) here (the notebook's NaN)."""
-    logits = th.tensor([[1000.0, -1000.0]], requires_grad=True)
-    divergence = fe.policy_divergence(th.log_softmax(logits, dim=1), th.tensor([[5000.0, -5000.0]]), 1.0)
+    logits = th.tensor([[[1000.0, -1000.0]]], requires_grad=True)
+    divergence = fe.policy_divergence(th.log_softmax(logits, dim=-1), th.tensor([[[5000.0, -5000.0]]]), 1.0)
     divergence.sum().backward()
     assert th.isfinite(divergence).all() and th.isfinite(logits.grad).all()
 
 
 def test_a_step_on_the_divergence_lowers_the_expected_efe():
     """The notebook's first fatal fault: with the divergence's sign turned, the policy flees softmax(-G)."""
-    efe = th.tensor([[1.0, -1.0, 0.5]])
-    logits = th.zeros(1, 3, requires_grad=True)
-    log_prob = th.log_softmax(logits, dim=1)
+    efe = th.tensor([[[1.0, -1.0, 0.5]]])
+    logits = th.zeros(1, 1, 3, requires_grad=True)
+    log_prob = th.log_softmax(logits, dim=-1)
     fe.policy_divergence(log_prob, efe, 1.0).sum().backward()
-    stepped = th.log_softmax(logits - 0.1 * logits.grad, dim=1)
-    assert fe.policy_expectation(stepped, efe) < fe.policy_expectation(log_prob, efe)
+    stepped = th.log_softmax(logits - 0.1 * logits.grad, dim=-1)
+    assert fe.policy_expectation(stepped, efe.unsqueeze(1)) < fe.policy_expectation(log_prob, efe.unsqueeze(1))
     assert stepped.argmax() == efe.argmin()
 
 

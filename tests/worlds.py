@@ -1,5 +1,6 @@
-"""Small worlds with known solutions."""
+"""Small worlds: some with known solutions, others to watch what is done in them."""
 
+import copy
 from typing import Any
 
 import gymnasium as gym
@@ -7,6 +8,11 @@ import numpy as np
 from gymnasium import spaces
 
 N_STATES, N_ACTIONS = 5, 2
+
+VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)
+IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+DISCRETE, TWO = spaces.Discrete(3), spaces.Discrete(2)
+BOX = spaces.Box(np.float32([-2.0, 0.0]), np.float32([1.0, 5.0]))
 
 
 class Chain(gym.Env):
@@ -81,3 +87,49 @@ class Grid(gym.Env):
         self.cell = np.clip(self.cell + [(0, 1), (0, -1), (1, 0), (-1, 0)][int(action)], 0, 3)
         state = int(4 * self.cell[0] + self.cell[1])
         return state, 1.0 if state == 15 else -0.1, state == 15, self.n >= 50, {}
+
+
+class SampledEnv(gym.Env):
+    """
+    Observations and rewards at random, so that a seed has much to reproduce. Actions must be of the space. Episodes are
+    cut off after ten steps.
+    """
+
+    def __init__(self, observation_space=VECTOR, action_space=DISCRETE):
+        # Copies: their generators are to be each environment's own
+        self.observation_space, self.action_space = copy.deepcopy((observation_space, action_space))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        if seed is not None:
+            self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), f"{action!r} is not of {self.action_space}"
+        self.t += 1
+        return self.observation_space.sample(), self.np_random.normal(), False, self.t == 10, {}
+
+
+class CounterEnv(gym.Env):
+    """Observes the time since the reset, times ``scale``, which is the reward as well; every other episode is cut off."""
+
+    observation_space = spaces.Box(0.0, np.inf, (1,), np.float32)
+
+    def __init__(self, length=10, scale=1.0, action_space=TWO):
+        self.action_space = copy.deepcopy(action_space)
+        self.length, self.scale, self.episode = length, scale, 0
+
+    def observe(self):
+        return np.full(1, self.t * self.scale, np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.episode = 0, self.episode + 1
+        return self.observe(), {}
+
+    def step(self, action):
+        self.t += 1
+        done, cut_off = self.t == self.length, self.episode % 2 == 0
+        return self.observe(), self.t * self.scale, done and not cut_off, done and cut_off, {}

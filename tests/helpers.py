@@ -1,0 +1,107 @@
+"""What several test files need: a small model and ways to look into it."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+from worlds import BOX, DISCRETE, IMAGE
+
+from sb3_dai.dai import DAI
+
+ACTIONS = {
+    "discrete": DISCRETE,
+    "multi-discrete": spaces.MultiDiscrete([2, 3]),
+    "multi-binary": spaces.MultiBinary(2),
+    "box": BOX,
+}
+
+
+def action_spaces(*names):
+    """Run a test with each kind of actions, or with those that are named."""
+    names = names or tuple(ACTIONS)
+    return pytest.mark.parametrize("action_space", [ACTIONS[name] for name in names], ids=names)
+
+
+def make(env="CartPole-v1", policy="MlpPolicy", **kwargs):
+    """A small model that starts to train at step 51. What a test counts on is given, so that defaults may change."""
+    small = dict(
+        learning_rate=1e-3,
+        buffer_size=1000,
+        learning_starts=50,
+        batch_size=32,
+        gamma=0.99,
+        gradient_steps=1,
+        precision="auto",
+        exploration_initial_entropy=0.7,
+        exploration_final_entropy=0.2,
+        policy_kwargs=dict(net_arch=[16]),
+        device="cpu",
+    )
+    return DAI(policy, env, **{**small, **kwargs})
+
+
+def policy_for(space):
+    return "MultiInputPolicy" if isinstance(space, spaces.Dict) else "CnnPolicy" if space == IMAGE else "MlpPolicy"
+
+
+def spy(monkeypatch, owner, name):
+    """Keep what a function is called with and what it returns, as (arguments, result)."""
+    calls, function = [], getattr(owner, name)
+
+    def wrapper(*args):
+        result = function(*args)
+        calls.append((args, result))
+        return result
+
+    monkeypatch.setattr(owner, name, wrapper)
+    return calls
+
+
+def each_step(note):
+    """A function for learn(callback=...) that notes something at each step and never stops the training."""
+    return lambda locals_, globals_: note() or True
+
+
+def user_warnings(caught):
+    """Texts of the warnings meant for users; deprecations depend on the versions that are installed."""
+    return [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+
+
+def state_of(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def differing(left, right):
+    """Names of the tensors that are not equal bit for bit."""
+    assert left.keys() == right.keys()
+    return {name for name in left if not th.equal(left[name], right[name])}
+
+
+def is_finite(policy):
+    return all(th.isfinite(value).all() for value in policy.state_dict().values())
+
+
+def stack(space, n):
+    """A batch of observations, as a vectorised environment returns it; always the same."""
+    space = copy.deepcopy(space)
+    space.seed(0)
+    samples = [space.sample() for _ in range(n)]
+    if isinstance(space, spaces.Dict):
+        return {key: np.stack([sample[key] for sample in samples]) for key in space.spaces}
+    return np.stack(samples)
+
+
+class BatchNormDropout(BaseFeaturesExtractor):
+    """Both kinds of layer that behave differently in training and in evaluation."""
+
+    def __init__(self, observation_space, features_dim=8):
+        super().__init__(observation_space, features_dim)
+        size = int(np.prod(observation_space.shape))
+        self.layers = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(size), nn.Linear(size, features_dim), nn.Dropout(0.5))
+
+    def forward(self, observations):
+        return self.layers(observations)
