@@ -258,14 +258,14 @@ class DAI(CrashSafeSaving):
         logged = []
         for batch in sample_transitions(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env):
             pairs = batch.one_step
-            next_features, change = policy.observe(pairs.observations, pairs.next_observations, batch.has_successor)
+            next_features, outcome = policy.observe(pairs.observations, pairs.next_observations, batch.has_successor)
             features, actions = policy.features(pairs.observations), policy.encode(pairs.actions)
 
-            # World model: the likelihood of the change, the surprise it was and what is not known about it
-            mean, log_var = policy.predict_change(features, actions)
-            transition_loss = (fe.gaussian_nll(mean, log_var, change) * batch.has_successor).mean()
-            prediction_error = fe.prediction_error(mean.detach(), change) * batch.has_successor
-            information_gain = fe.information_gain(mean.detach(), log_var.detach())
+            # World model: the likelihood of what happened, the surprise it was and what is not known about it
+            prediction = policy.predict_outcome(features, actions)
+            transition_loss = (prediction.nll(outcome) * batch.has_successor).mean()
+            prediction_error = prediction.error(outcome) * batch.has_successor
+            information_gain = prediction.information_gain()
 
             # Value net: bootstrap the EFE of the action taken, part by part
             target = self._efe_target(batch, next_features, information_gain, prediction_error)

@@ -57,6 +57,43 @@ def information_gain(mean: th.Tensor, log_var: th.Tensor) -> th.Tensor:
     return 0.5 * th.log1p(disagreement / noise).sum(dim=-1, keepdim=True)
 
 
+def categorical_nll(log_prob: th.Tensor, outcome: th.Tensor) -> th.Tensor:
+    """
+    Negative log-likelihood of a categorical distribution, in nats.
+
+    :param log_prob: shape (..., batch, n_states)
+    :param outcome: index of what was observed, shape (batch, 1)
+    :return: shape (..., batch, 1)
+    """
+    return -log_prob.gather(-1, outcome.expand(*log_prob.shape[:-1], 1))
+
+
+def categorical_surprise(log_prob: th.Tensor, outcome: th.Tensor) -> th.Tensor:
+    """
+    Surprise of the ensemble's mixture, ``-log mean_k p_k(s'|s,a)``, in nats: the transition term of the variational free
+    energy of numbered states.
+
+    :param log_prob: of each member, shape (ensemble_size, batch, n_states)
+    :param outcome: index of what was observed, shape (batch, 1)
+    :return: shape (batch, 1)
+    """
+    return math.log(log_prob.shape[0]) - th.logsumexp(-categorical_nll(log_prob, outcome), dim=0)
+
+
+def categorical_information_gain(log_prob: th.Tensor) -> th.Tensor:
+    """
+    Expected information about the transition model's parameters, in nats: entropy of the ensemble's mixture minus the
+    mean entropy of its members (Tschantz et al. 2020, eq. 6), which is their Jensen-Shannon divergence. At most the
+    logarithm of the ensemble's size.
+
+    :param log_prob: of each member, shape (ensemble_size, batch, n_states)
+    :return: shape (batch, 1), zero for a single member
+    """
+    mixture = th.logsumexp(log_prob, dim=0) - math.log(log_prob.shape[0])
+    members = -(log_prob.exp() * log_prob).sum(dim=-1, keepdim=True).mean(dim=0)
+    return (-(mixture.exp() * mixture).sum(dim=-1, keepdim=True) - members).clamp(min=0.0)
+
+
 def pessimistic(efe: th.Tensor) -> th.Tensor:
     """
     The worse of several estimates of a cost: the maximum over value nets. It is clipped double Q-learning

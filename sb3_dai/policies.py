@@ -8,17 +8,16 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
-from torch.nn import functional as F
 
 from sb3_dai.actions import EFE, Habit, action_model
 from sb3_dai.checks import check_number
 from sb3_dai.networks import EnsembleMLP, RunningNorm, RunningPeak, SmallCNN
 from sb3_dai.saving import CrashSafePolicy
+from sb3_dai.transitions import Prediction, transition_model
 
 VALUE_HEADS = ("extrinsic", "epistemic", "prediction_error")
 """The parts of the EFE, each with its own head in the value net. Their weighted sum is G."""
 
-MIN_LOG_VAR, MAX_LOG_VAR = -10.0, 2.0
 NET_NAMES = ("transition", "policy", "value")
 
 
@@ -27,7 +26,8 @@ class DAIPolicy(CrashSafePolicy):
     Transition ensemble p_k(s'|s,a), policy Q(a|s) and value (expected free energy) nets with their target.
 
     The transition net predicts the change of the features, in units of its running standard deviation, as a diagonal
-    Gaussian. For vector observations the features are the observation itself.
+    Gaussian. For vector observations the features are the observation itself. For ``Discrete`` observations it predicts the
+    next one as a categorical distribution.
 
     :param observation_space: Observation space
     :param action_space: Action space
@@ -127,7 +127,10 @@ class DAIPolicy(CrashSafePolicy):
         def mlp(n_members: int, input_dim: int, output_dim: int, layer_norm: bool = self.layer_norm) -> EnsembleMLP:
             return EnsembleMLP(n_members, input_dim, output_dim, self.net_arch, self.activation_fn, layer_norm)
 
-        self.transition_net = mlp(self.ensemble_size, features_dim + code_dim, 2 * features_dim, layer_norm=False)
+        self.transition_model = transition_model(self.observation_space, features_dim)
+        self.transition_net = mlp(
+            self.ensemble_size, features_dim + code_dim, self.transition_model.output_dim, layer_norm=False
+        )
         self.policy_net = mlp(1, features_dim, self.action_model.policy_dim)
         self.value_net = mlp(self.n_critics, value_input_dim, value_dim)
 
@@ -140,7 +143,6 @@ class DAIPolicy(CrashSafePolicy):
             module.train(False)
 
         self.features_norm = RunningNorm(features_dim)
-        self.change_norm = RunningNorm(features_dim, center=False)
         self.information_gain_scale = RunningPeak()
         self.log_precision = nn.Parameter(th.zeros(1))
 
@@ -202,14 +204,13 @@ class DAIPolicy(CrashSafePolicy):
         :param obs: observations
         :param next_obs: observations one step later
         :param has_successor: (batch, 1), 0 where they are not
-        :return: features of ``next_obs`` and the normalised change to them, each (batch, features_dim)
+        :return: features of ``next_obs``, shape (batch, features_dim), and the outcome that the transition net is to predict
         """
         features = self.extract_features(obs, self.features_extractor_target)
         next_features = self.extract_features(next_obs, self.features_extractor_target)
-        change = (next_features - features) * has_successor
         self.features_norm.update(features)
-        self.change_norm.update(change)
-        return self.scaled(next_features), self.change_norm(change)
+        outcome = self.transition_model.outcome(features, next_features, next_obs, has_successor)
+        return self.scaled(next_features), outcome
 
     def encode(self, actions: th.Tensor) -> th.Tensor:
         """
@@ -220,19 +221,15 @@ class DAIPolicy(CrashSafePolicy):
         """
         return self.action_model.encode(actions)
 
-    def predict_change(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def predict_outcome(self, features: th.Tensor, actions: th.Tensor) -> Prediction:
         """
         The transition ensemble.
 
         :param features: features of s, shape (batch, features_dim)
         :param actions: coded actions, shape (batch, code_dim)
-        :return: mean and log-variance of the normalised change, each (ensemble_size, batch, features_dim)
+        :return: p_k(.|s,a) of each member
         """
-        mean, raw = self.transition_net(th.cat([features, actions], dim=1)).chunk(2, dim=-1)
-        # A smooth bound: gradients survive at both ends (Chua et al. 2018, arXiv:1805.12114, appendix A.1)
-        log_var = MAX_LOG_VAR - F.softplus(MAX_LOG_VAR - raw)
-        log_var = MIN_LOG_VAR + F.softplus(log_var - MIN_LOG_VAR)
-        return mean, log_var
+        return self.transition_model(self.transition_net(th.cat([features, actions], dim=1)))
 
     def habit(self, features: th.Tensor) -> Habit:
         """

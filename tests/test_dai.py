@@ -10,7 +10,6 @@ from stable_baselines3.common.logger import configure
 from worlds import N_ACTIONS, N_STATES, Chain, solve, transition
 
 from sb3_dai import DAI
-from sb3_dai.free_energy import information_gain
 from sb3_dai.replay import sample_transitions
 from sb3_dai.zoo import hyperparams_file
 
@@ -151,8 +150,48 @@ def test_information_gain_is_higher_where_nothing_was_seen():
     model = DAI("MlpPolicy", Walk(), seed=0, policy_kwargs=SMALL, device="cpu").learn(600)
     actions = model.policy.encode(th.zeros(64, 1))
     with th.no_grad():
-        near, far = (information_gain(*model.policy.predict_change(scale * th.randn(64, 2), actions)) for scale in (0.3, 4.0))
+        predictions = [model.policy.predict_outcome(scale * th.randn(64, 2), actions) for scale in (0.3, 4.0)]
+    near, far = (prediction.information_gain() for prediction in predictions)
     assert far.mean() > 5 * near.mean()
+
+
+class NoisyWalk(gym.Env):
+    """Six states: 0 and 1 follow each other, 2 to 4 are noise that action 1 leads to from 0, and 5 is never seen."""
+
+    observation_space, action_space = spaces.Discrete(6), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state, self.t = 0, 0
+        return 0, {}
+
+    def step(self, action):
+        self.t += 1
+        self.state = int(self.np_random.integers(2, 5)) if (self.state, action) == (0, 1) else int(self.state == 0)
+        return self.state, 0.0, False, self.t == 10, {}
+
+
+def test_categorical_world_model_of_numbered_states():
+    model = DAI("MlpPolicy", NoisyWalk(), seed=0, policy_kwargs=SMALL, device="cpu").learn(800)
+    policy = model.policy
+    with th.no_grad():
+        features = policy.features(th.arange(6).reshape(-1, 1))
+        prediction = policy.predict_outcome(features, policy.encode(th.tensor([[0], [0], [0], [0], [0], [0]])))
+        noisy = policy.predict_outcome(features, policy.encode(th.ones(6, 1)))
+    prob = prediction.log_prob.exp().mean(dim=0)
+    assert prob.shape == (6, 6)
+    assert prob[0, 1] > 0.9 and prob[1, 0] > 0.9
+    assert noisy.log_prob.exp().mean(dim=0)[0, 2:5].min() > 0.15  # one third each
+    # Noise that is known has nothing to tell, a state that was never seen has
+    gain = th.cat([prediction.information_gain(), noisy.information_gain()], dim=1)
+    assert gain[5].mean() > 3 * gain[0, 1]
+
+
+def test_surprise_of_numbered_states_drives_the_seeds_term():
+    for weight, preferred in ((1.0, 0), (-1.0, 1)):
+        kwargs = dict(prediction_error_weight=weight, epistemic_weight=0.0, precision=5.0, gamma=0.0)
+        model = DAI("MlpPolicy", NoisyWalk(), seed=0, policy_kwargs=SMALL, device="cpu", **kwargs).learn(600)
+        assert model.predict(0, deterministic=True)[0] == preferred
 
 
 def test_information_gain_lowers_the_epistemic_target():

@@ -48,6 +48,26 @@ def test_information_gain_of_one_member_is_zero():
     close(fe.information_gain(th.randn(1, 1, 4), th.randn(1, 1, 4)), [[0.0]])
 
 
+def test_categorical_terms():
+    # Two members, one pair (s,a), three states; the second was observed
+    log_prob = th.tensor([[[0.5, 0.25, 0.25]], [[0.25, 0.75, 1e-30]]]).log()
+    outcome = th.tensor([[1]])
+    close(fe.categorical_nll(log_prob, outcome), [[[math.log(4)]], [[math.log(4 / 3)]]])
+    close(fe.categorical_surprise(log_prob, outcome), [[math.log(2)]])  # the mixture is (3, 4, 1) / 8
+    mixture = -sum(p * math.log(p) for p in (3 / 8, 1 / 2, 1 / 8))
+    members = (1.5 * math.log(2) + 0.5 * math.log(2) - 0.75 * math.log(0.75)) / 2
+    close(fe.categorical_information_gain(log_prob), [[mixture - members]])
+
+
+def test_categorical_information_gain_is_zero_for_noise_and_log_k_for_contradiction():
+    noise = th.full((5, 1, 7), 1 / 7).log()
+    close(fe.categorical_information_gain(noise), [[0.0]])
+    certain = th.full((2, 1, 2), 1e-12).log()
+    certain[0, 0, 0] = certain[1, 0, 1] = 0.0
+    close(fe.categorical_information_gain(certain), [[math.log(2)]])
+    close(fe.categorical_information_gain(th.randn(1, 4, 6).log_softmax(-1)), [[0.0]] * 4)
+
+
 def test_pessimistic_is_the_higher_cost():
     close(fe.pessimistic(th.tensor([[1.0, -2.0], [0.0, 5.0]])), [1.0, 5.0])
 

@@ -219,7 +219,7 @@ def test_code_of_actions_is_no_part_of_what_is_saved(action_space):
     """Padding and bounds follow from the space."""
     policy = make(SampledEnv(action_space=action_space), buffer_size=10).policy
     assert {name.split(".")[0] for name in policy.state_dict()} == {
-        *("features_norm", "change_norm", "information_gain_scale", "log_precision"),
+        *("features_norm", "transition_model", "information_gain_scale", "log_precision"),
         *("transition_net", "policy_net", "value_net", "value_net_target"),
     }
 

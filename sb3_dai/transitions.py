@@ -1,0 +1,189 @@
+"""
+What the world model predicts, and by which distribution. The observation space chooses one; nothing else depends on it.
+
+A ``Prediction`` p_k(.|s,a) is that of each member k of the ensemble, made of the transition net's outputs.
+"""
+
+from typing import Any, Protocol
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_dai import free_energy as fe
+from sb3_dai.networks import RunningNorm
+
+MIN_LOG_VAR, MAX_LOG_VAR = -10.0, 2.0
+
+
+class Prediction(Protocol):
+    """p_k(.|s,a) of each member k. No gradient flows through the error and the information gain."""
+
+    def nll(self, outcome: Any) -> th.Tensor:
+        """
+        :param outcome: what was observed
+        :return: negative log-likelihood in nats, shape (ensemble_size, batch, 1)
+        """
+
+    def error(self, outcome: Any) -> th.Tensor:
+        """
+        :param outcome: what was observed
+        :return: how surprising it was to the ensemble, shape (batch, 1)
+        """
+
+    def information_gain(self) -> th.Tensor:
+        """
+        :return: expected information about the model, in nats, shape (batch, 1)
+        """
+
+
+class GaussianPrediction:
+    """
+    Diagonal Gaussians over the change of the features.
+
+    :param mean: shape (ensemble_size, batch, dim)
+    :param log_var: same shape
+    """
+
+    def __init__(self, mean: th.Tensor, log_var: th.Tensor) -> None:
+        self.mean = mean
+        self.log_var = log_var
+
+    def nll(self, outcome: th.Tensor) -> th.Tensor:
+        """
+        :param outcome: normalised change, shape (batch, dim)
+        :return: in nats a dimension, shape (ensemble_size, batch, 1)
+        """
+        return fe.gaussian_nll(self.mean, self.log_var, outcome)
+
+    def error(self, outcome: th.Tensor) -> th.Tensor:
+        """
+        :param outcome: normalised change, shape (batch, dim)
+        :return: squared error of the mean prediction, shape (batch, 1)
+        """
+        return fe.prediction_error(self.mean.detach(), outcome)
+
+    def information_gain(self) -> th.Tensor:
+        """
+        :return: in nats, shape (batch, 1)
+        """
+        return fe.information_gain(self.mean.detach(), self.log_var.detach())
+
+
+class CategoricalPrediction:
+    """
+    Categorical distributions over the next state.
+
+    :param log_prob: shape (ensemble_size, batch, n_states)
+    """
+
+    def __init__(self, log_prob: th.Tensor) -> None:
+        self.log_prob = log_prob
+
+    def nll(self, outcome: th.Tensor) -> th.Tensor:
+        """
+        :param outcome: index of the next state, shape (batch, 1)
+        :return: in nats, shape (ensemble_size, batch, 1)
+        """
+        return fe.categorical_nll(self.log_prob, outcome)
+
+    def error(self, outcome: th.Tensor) -> th.Tensor:
+        """
+        :param outcome: index of the next state, shape (batch, 1)
+        :return: surprise of the ensemble's mixture, in nats, shape (batch, 1)
+        """
+        return fe.categorical_surprise(self.log_prob.detach(), outcome)
+
+    def information_gain(self) -> th.Tensor:
+        """
+        :return: in nats, shape (batch, 1)
+        """
+        return fe.categorical_information_gain(self.log_prob.detach())
+
+
+class GaussianTransitions(nn.Module):
+    """
+    The change of the features, in units of its running standard deviation.
+
+    :param features_dim: number of features
+    """
+
+    def __init__(self, features_dim: int) -> None:
+        super().__init__()
+        self.output_dim = 2 * features_dim
+        self.change_norm = RunningNorm(features_dim, center=False)
+
+    def outcome(
+        self, features: th.Tensor, next_features: th.Tensor, next_obs: PyTorchObs, has_successor: th.Tensor | float
+    ) -> th.Tensor:
+        """
+        What is to be predicted. Updates the running scale.
+
+        :param features: of s as the slow extractor sees it, shape (batch, features_dim)
+        :param next_features: of s', same shape
+        :param next_obs: s' itself
+        :param has_successor: (batch, 1), 0 where s' is not the successor of s
+        :return: normalised change, shape (batch, features_dim)
+        """
+        change = (next_features - features) * has_successor
+        self.change_norm.update(change)
+        return self.change_norm(change)
+
+    def forward(self, outputs: th.Tensor) -> GaussianPrediction:
+        """
+        :param outputs: of the transition net, shape (ensemble_size, batch, output_dim)
+        :return: p_k(.|s,a)
+        """
+        mean, raw = outputs.chunk(2, dim=-1)
+        # A smooth bound: gradients survive at both ends (Chua et al. 2018, arXiv:1805.12114, appendix A.1)
+        log_var = MAX_LOG_VAR - F.softplus(MAX_LOG_VAR - raw)
+        log_var = MIN_LOG_VAR + F.softplus(log_var - MIN_LOG_VAR)
+        return GaussianPrediction(mean, log_var)
+
+
+class CategoricalTransitions(nn.Module):
+    """
+    The next state of a world of numbered states.
+
+    :param n_states: number of states
+    """
+
+    def __init__(self, n_states: int) -> None:
+        super().__init__()
+        self.output_dim = n_states
+
+    def outcome(
+        self, features: th.Tensor, next_features: th.Tensor, next_obs: PyTorchObs, has_successor: th.Tensor | float
+    ) -> th.Tensor:
+        """
+        :param features: of s, shape (batch, features_dim)
+        :param next_features: of s', same shape
+        :param next_obs: s' itself, any shape of batch elements
+        :param has_successor: (batch, 1), 0 where s' is not the successor of s
+        :return: index of the next state, shape (batch, 1)
+        """
+        assert isinstance(next_obs, th.Tensor)
+        return next_obs.long().reshape(-1, 1)
+
+    def forward(self, outputs: th.Tensor) -> CategoricalPrediction:
+        """
+        :param outputs: of the transition net, shape (ensemble_size, batch, output_dim)
+        :return: p_k(.|s,a)
+        """
+        return CategoricalPrediction(F.log_softmax(outputs, dim=-1))
+
+
+TransitionModel = GaussianTransitions | CategoricalTransitions
+
+
+def transition_model(space: spaces.Space, features_dim: int) -> TransitionModel:
+    """
+    :param space: Observation space
+    :param features_dim: number of features that are extracted from it
+    :return: its distribution
+    """
+    if isinstance(space, spaces.Discrete):
+        return CategoricalTransitions(int(space.n))
+    return GaussianTransitions(features_dim)
