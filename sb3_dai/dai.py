@@ -261,8 +261,9 @@ class DAI(CrashSafeSaving):
             next_features, outcome = policy.observe(pairs.observations, pairs.next_observations, batch.has_successor)
             features, actions = policy.features(pairs.observations), policy.encode(pairs.actions)
 
-            # World model: the likelihood of what happened, the surprise it was and what is not known about it
-            prediction = policy.predict_outcome(features, actions)
+            # World model: the likelihood of what happened, the surprise it was and what is not known about it. It reads the
+            # features and does not shape them: what is easy to predict is not what tells good actions from bad ones
+            prediction = policy.predict_outcome(features.detach(), actions)
             transition_loss = (prediction.nll(outcome) * batch.has_successor).mean()
             prediction_error = prediction.error(outcome) * batch.has_successor
             information_gain = prediction.information_gain()
