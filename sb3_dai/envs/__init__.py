@@ -1,0 +1,65 @@
+"""
+Small worlds with known optima. Importing this package registers them with gymnasium under ``sb3_dai/``, for example
+``sb3_dai/GridWorld-v0``. docs/worlds.md describes each.
+"""
+
+from typing import Any
+
+import gymnasium as gym
+
+from sb3_dai.envs.chains import Bandit, ThreeStateChain
+from sb3_dai.envs.deep_sea import DeepSea
+from sb3_dai.envs.dynamic_programming import backward_induction, optimal_return, policy_return
+from sb3_dai.envs.grids import GridWorld, TreacherousGrid
+from sb3_dai.envs.noisy_tv import NoisyTV
+from sb3_dai.envs.sparse import SparseMountainCarContinuous, SparsePendulum
+from sb3_dai.envs.tabular import Outcome, TabularEnv
+
+__all__ = [
+    "Bandit",
+    "DeepSea",
+    "GridWorld",
+    "NoisyTV",
+    "Outcome",
+    "SparseMountainCarContinuous",
+    "SparsePendulum",
+    "TabularEnv",
+    "ThreeStateChain",
+    "TreacherousGrid",
+    "backward_induction",
+    "optimal_return",
+    "policy_return",
+]
+
+
+def _register(name: str, entry_point: str, **kwargs: Any) -> None:
+    """
+    :param name: of the world, without namespace
+    :param entry_point: ``module:class``
+    :param kwargs: of ``gymnasium.register``
+    """
+    # gymnasium warns when an id is registered twice, as it would be when this module is reloaded
+    if f"sb3_dai/{name}" not in gym.registry:
+        gym.register(id=f"sb3_dai/{name}", entry_point=entry_point, **kwargs)
+
+
+_register("GridWorld-v0", "sb3_dai.envs.grids:GridWorld", max_episode_steps=50)
+_register("TreacherousGrid-v0", "sb3_dai.envs.grids:TreacherousGrid", max_episode_steps=300)
+_register("Bandit-v0", "sb3_dai.envs.chains:Bandit", max_episode_steps=500)
+_register("ThreeStateChain-v0", "sb3_dai.envs.chains:ThreeStateChain", max_episode_steps=100)
+_register("NoisyTV-v0", "sb3_dai.envs.noisy_tv:NoisyTV", max_episode_steps=100)
+_register("DeepSea-v0", "sb3_dai.envs.deep_sea:DeepSea")
+for _size in (10, 20, 30):
+    _register(f"DeepSea{_size}-v0", "sb3_dai.envs.deep_sea:DeepSea", kwargs={"size": _size})
+_register(
+    "MountainCarContinuousSparse-v0",
+    "gymnasium.envs.classic_control:Continuous_MountainCarEnv",
+    max_episode_steps=999,
+    additional_wrappers=(SparseMountainCarContinuous.wrapper_spec(),),
+)
+_register(
+    "PendulumSparse-v0",
+    "gymnasium.envs.classic_control:PendulumEnv",
+    max_episode_steps=200,
+    additional_wrappers=(SparsePendulum.wrapper_spec(),),
+)
