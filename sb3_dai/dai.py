@@ -280,8 +280,8 @@ class DAI(CrashSafeSaving):
             divergence = habit.divergence(efe, head_weights, policy.precision)
             entropy = habit.entropy()
 
-            # In units of G: the policy's gradient must not grow with the precision, or clipping would shrink the others'
-            policy_loss = (divergence / policy.precision).mean()
+            # In units of G if the precision moves: the policy's gradient would grow with it, and clipping shrink the others'
+            policy_loss = (divergence / policy.precision if precision == "auto" else divergence).mean()
             losses = {"transition_loss": transition_loss, "value_loss": value_loss, "policy_loss": policy_loss}
             if precision == "auto":
                 losses["precision_loss"] = fe.precision_loss(policy.log_precision, entropy, target_entropy)

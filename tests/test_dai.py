@@ -322,20 +322,24 @@ def test_returns_end_where_learning_resets_the_environment():
 
 
 @pytest.mark.parametrize("precision", [0.5, 4.0])
-def test_the_policys_loss_is_its_divergence_in_units_of_g(precision):
-    model = DAI("MlpPolicy", Chain(), precision=precision, seed=0, policy_kwargs=SMALL, device="cpu")
+@pytest.mark.parametrize("automatic", [False, True])
+def test_the_policys_loss_is_its_divergence_in_units_of_g_if_the_precision_moves(precision, automatic):
+    given = "auto" if automatic else precision
+    model = DAI("MlpPolicy", Chain(), precision=given, learning_rate=1e-9, seed=0, policy_kwargs=SMALL, device="cpu")
+    model.policy.log_precision.data.fill_(np.log(precision))
     filled(model).train(gradient_steps=3, batch_size=16)
     logged = {name.removeprefix("train/"): value for name, value in model.logger.name_to_value.items()}
     divergence = logged["vfe"] - logged["prediction_error"]
     assert divergence > 1e-3
-    assert logged["policy_loss"] == pytest.approx(divergence / precision, rel=1e-3)
+    assert logged["policy_loss"] == pytest.approx(divergence / (precision if automatic else 1.0), rel=1e-3)
 
 
-def test_the_policys_gradient_does_not_grow_with_the_precision(monkeypatch):
+def test_the_policys_gradient_does_not_grow_with_an_automatic_precision(monkeypatch):
     """A uniform policy has the highest entropy, so that its gradient is that of G alone. Clipping it must not slow others."""
     gradients = []
     for precision in (0.1, 100.0):
-        model = filled(DAI("MlpPolicy", Chain(), precision=precision, seed=0, policy_kwargs=SMALL, device="cpu"))
+        model = filled(DAI("MlpPolicy", Chain(), precision="auto", seed=0, policy_kwargs=SMALL, device="cpu"))
+        model.policy.log_precision.data.fill_(np.log(precision))
         last = model.policy.policy_net.layers[-1]
         last.weight.data.zero_(), last.bias.data.zero_()
         model.policy.value_net.layers[-1].weight.data.mul_(100.0)
