@@ -66,13 +66,14 @@ def table(paths: list[str]) -> None:
         )
 
 
-def curves(paths: list[str], out: str, window: int) -> None:
+def curves(paths: list[str], out: str, window: int, linear: bool) -> None:
     """
     Plot the training return against environment steps, one line a seed and the median of each agent.
 
     :param paths: JSON files of scripts/evaluate.py
     :param out: path of the PNG
     :param window: trailing episodes that are averaged
+    :param linear: whether the axis of environment steps is linear, not logarithmic
     """
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     for i, ((agent, steps), runs) in enumerate(group(paths).items()):
@@ -86,7 +87,8 @@ def curves(paths: list[str], out: str, window: int) -> None:
         axis.plot(grid, np.median(lines, axis=0), color=f"C{i}", linewidth=2, label=f"{agent} ({len(runs)} seeds)")
     axis.set(xlabel="environment steps", ylabel=f"training return (mean of {window} episodes)")
     axis.set_title(runs[0]["env"])
-    axis.set_xscale("symlog", linthresh=1000)
+    if not linear:
+        axis.set_xscale("symlog", linthresh=1000)
     axis.grid(alpha=0.3)
     axis.legend()
     Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -99,11 +101,12 @@ def main() -> None:
     parser.add_argument("results", nargs="+")
     parser.add_argument("--out", help="of the figure")
     parser.add_argument("--window", type=int, default=10)
+    parser.add_argument("--linear", action="store_true", help="axis of environment steps")
     args = parser.parse_args()
     if args.what == "table":
         table(args.results)
     else:
-        curves(args.results, args.out or "docs/figures/cartpole.png", args.window)
+        curves(args.results, args.out or "docs/figures/cartpole.png", args.window, args.linear)
 
 
 if __name__ == "__main__":
