@@ -68,9 +68,10 @@ class CategoricalEFE:
 
     :param table: shape (n_critics, batch, n_parts, n_choices, n_options)
     :param possible: which options exist, shape (n_choices, n_options)
+    :param even: whether all do, which saves the masks
     """
 
-    def __init__(self, table: th.Tensor, possible: th.Tensor) -> None:
+    def __init__(self, table: th.Tensor, possible: th.Tensor, even: bool = False) -> None:
         if table.shape[-2] > 1:
             # A constant may move from one choice to another without a change of G. Where it sits must not matter to the
             # comparison of value nets option by option: let each choice have the same mean.
@@ -78,6 +79,7 @@ class CategoricalEFE:
             table = table - means + means.mean(dim=-2, keepdim=True)
         self.table = table
         self.possible = possible
+        self.even = even
 
     def __call__(self, actions: th.Tensor) -> th.Tensor:
         """
@@ -119,7 +121,9 @@ class CategoricalHabit:
         :return: in nats, exact, shape (batch, 1)
         """
         total = fe.pessimistic((efe.table.detach() * weights.reshape(-1, 1, 1)).sum(dim=2))
-        return fe.policy_divergence(self.log_prob, total.where(efe.possible, total.new_tensor(NEVER)), precision)
+        if not efe.even:
+            total = total.masked_fill(~efe.possible, NEVER)
+        return fe.policy_divergence(self.log_prob, total, precision)
 
 
 class GaussianEFE:
@@ -220,6 +224,7 @@ class CategoricalActions(nn.Module):
         self.max_entropy = sum(math.log(n) for n in n_options)
         # A constant, and so no part of what is saved
         self.register_buffer("possible", th.arange(self.shape[1]) < th.tensor(n_options).unsqueeze(1), persistent=False)
+        self.even = bool(self.possible.all())
 
     def encode(self, actions: th.Tensor) -> th.Tensor:
         """
@@ -233,7 +238,8 @@ class CategoricalActions(nn.Module):
         :param outputs: of the policy net, shape (batch, policy_dim)
         :return: shape (batch, n_choices, n_options)
         """
-        return outputs.reshape(-1, *self.shape).masked_fill(~self.possible, -NEVER)
+        logits = outputs.reshape(-1, *self.shape)
+        return logits if self.even else logits.masked_fill(~self.possible, -NEVER)
 
     def habit(self, outputs: th.Tensor) -> CategoricalHabit:
         """
@@ -249,7 +255,7 @@ class CategoricalActions(nn.Module):
         :param n_parts: number of parts of G
         :return: G(s,.)
         """
-        return CategoricalEFE(net(features).unflatten(-1, (n_parts, *self.shape)), self.possible)
+        return CategoricalEFE(net(features).unflatten(-1, (n_parts, *self.shape)), self.possible, self.even)
 
     def act(self, outputs: th.Tensor, deterministic: bool) -> th.Tensor:
         """
