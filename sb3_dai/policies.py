@@ -40,7 +40,7 @@ class DAIPolicy(CrashSafePolicy):
     :param ensemble_size: Number of members of the transition ensemble; one alone has no information gain
     :param n_critics: Number of value nets; the bootstrap takes the worst of them
     :param lr_multipliers: Factors on the learning rate of the nets "transition", "policy", "value" (1 if absent)
-    :param features_extractor_class: Features extractor to use. All three nets share and train it.
+    :param features_extractor_class: Features extractor to use. All three nets read it; the policy and value nets train it.
     :param features_extractor_kwargs: Keyword arguments to pass to the features extractor.
     :param normalize_images: Whether to normalize images or not, dividing by 255.0 (True by default)
     :param optimizer_class: The optimizer to use, ``th.optim.Adam`` by default (fused)
