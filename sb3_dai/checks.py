@@ -12,6 +12,9 @@ from gymnasium import spaces
 if TYPE_CHECKING:
     from sb3_dai.dai import DAI
 
+MIN_PRECISION = 1e-6
+"""Smallest number for a precision, whose logarithm is kept."""
+
 SUPPORTED_ACTIONS = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box)
 SUPPORTED_OBSERVATIONS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -32,6 +35,38 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, whol
     raise ValueError(f"{name}={value!r}: give a {'whole' if whole else 'finite'} number {bounds}".rstrip())
 
 
+def value_at(progress_remaining: float, name: str, value: Any, low: float) -> float:
+    """
+    :param progress_remaining: from 1 at the beginning to 0 at the end of training
+    :param name: the argument
+    :param value: what it got: a number, or a schedule, which is a function of the progress remaining
+    :param low: smallest allowed value
+    :return: its value now
+    :raises ValueError: if that is not a finite number of at least ``low``
+    """
+    if not callable(value):
+        check_number(name, value, low)
+        return float(value)
+    where = f"{name}={value!r} at progress_remaining={progress_remaining:g}"
+    try:
+        scheduled = float(value(progress_remaining))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} fails ({error}): give a function from one number to one number") from error
+    check_number(f"{where}: value", scheduled, low)
+    return scheduled
+
+
+def check_schedule(name: str, value: Any, low: float) -> None:
+    """
+    :param name: the argument
+    :param value: what it got
+    :param low: smallest allowed value
+    :raises ValueError: if it is no number of at least ``low`` and no schedule that has such at both ends and half-way
+    """
+    for progress_remaining in (1.0, 0.5, 0.0):
+        value_at(progress_remaining, name, value, low)
+
+
 def check_arguments(model: "DAI") -> None:
     """
     :param model: the algorithm, constructed or loaded
@@ -49,13 +84,13 @@ def check_arguments(model: "DAI") -> None:
         check_number(name, getattr(model, name), low=0, high=1)
     if model.exploration_fraction == 0:
         raise ValueError("exploration_fraction=0: give a number above 0 (1e-6 for a constant final entropy)")
-    for name in ("preference_weight", "epistemic_weight"):
-        check_number(name, getattr(model, name), low=0)
+    check_number("preference_weight", model.preference_weight, low=0)
+    check_schedule("epistemic_weight (or a schedule)", model.epistemic_weight, low=0)
     check_number("prediction_error_weight", model.prediction_error_weight, low=-math.inf)
     if not callable(model.learning_rate):
         check_number("learning_rate", model.learning_rate, low=0)
     if model.precision not in ("auto", None):
-        check_number('precision (or "auto")', model.precision, low=1e-6)
+        check_schedule('precision (or a schedule or "auto")', model.precision, low=MIN_PRECISION)
     if model.action_noise is not None and not isinstance(model.action_space, spaces.Box):
         raise ValueError(
             f"action_noise={model.action_noise}: only Box actions can be noisy, not {model.action_space}. Leave it out, or "

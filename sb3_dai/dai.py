@@ -17,7 +17,15 @@ from torch.nn import functional as F
 
 from sb3_dai import free_energy as fe
 from sb3_dai.actions import GaussianActions
-from sb3_dai.checks import SUPPORTED_ACTIONS, check_arguments, check_finite, check_losses, check_spaces
+from sb3_dai.checks import (
+    MIN_PRECISION,
+    SUPPORTED_ACTIONS,
+    check_arguments,
+    check_finite,
+    check_losses,
+    check_spaces,
+    value_at,
+)
 from sb3_dai.logs import mean_of_terms
 from sb3_dai.networks import clip_grad_norm
 from sb3_dai.policies import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
@@ -73,16 +81,17 @@ class DAI(CrashSafeSaving):
         one-step pairs.
     :param target_update_interval: update the target value net every so many environment steps.
         ``None`` updates it after each gradient step.
-    :param precision: inverse temperature of the EFE in the policy's free energy: a positive number, or "auto" to learn it
-        from a target of the policy's entropy, which is minus the number of dimensions for ``Box`` actions and follows the
-        three ``exploration_`` arguments for others. By default "auto" for ``Box`` and 2 for others, which suits rewards
-        near 1 a step.
+    :param precision: inverse temperature of the EFE in the policy's free energy: a positive number, a function of the
+        current progress remaining (from 1 to 0) that returns one, or "auto" to learn it from a target of the policy's
+        entropy, which is minus the number of dimensions for ``Box`` actions and follows the three ``exploration_``
+        arguments for others. By default "auto" for ``Box`` and 2 for others, which suits rewards near 1 a step.
     :param exploration_fraction: fraction of the training period over which the target of the policy's entropy falls
     :param exploration_initial_entropy: its initial value, as a fraction of the uniform policy's entropy
     :param exploration_final_entropy: its final value, as a fraction of the uniform policy's entropy
     :param preference_weight: weight of the extrinsic term, the preference for reward
-    :param epistemic_weight: weight of the epistemic term. The information gain is in units of the highest running mean it
-        had, so that it fades as the world model learns.
+    :param epistemic_weight: weight of the epistemic term, it can be a function of the current progress remaining (from 1
+        to 0). The information gain is in units of the highest running mean it had, so that it fades as the world model
+        learns.
     :param epistemic_gamma: the discount factor of the epistemic term
     :param prediction_error_weight: weight of the prediction error: positive avoids surprise, negative seeks it
     :param bootstrap_entropy: share of the policy's entropy in the extrinsic target: 1 is a soft value, 0 a plain one.
@@ -129,12 +138,12 @@ class DAI(CrashSafeSaving):
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
         target_update_interval: int | None = None,
-        precision: float | str | None = None,
+        precision: float | str | Schedule | None = None,
         exploration_fraction: float = 0.5,
         exploration_initial_entropy: float = 0.9,
         exploration_final_entropy: float = 0.6,
         preference_weight: float = 1.0,
-        epistemic_weight: float = 0.1,
+        epistemic_weight: float | Schedule = 0.1,
         epistemic_gamma: float = 0.99,
         prediction_error_weight: float = 0.0,
         bootstrap_entropy: float = 0.0,
@@ -307,8 +316,10 @@ class DAI(CrashSafeSaving):
         """
         :return: the precision asked for, or the default of the action space
         """
+        if self.precision == "auto":
+            return "auto"
         if self.precision is not None:
-            return self.precision
+            return value_at(self._current_progress_remaining, "precision", self.precision, MIN_PRECISION)
         return "auto" if isinstance(self.action_space, spaces.Box) else PRECISION
 
     def _target_entropy(self) -> float:
@@ -326,7 +337,9 @@ class DAI(CrashSafeSaving):
             extrinsic target, beside the policy's entropy. A head also learns in proportion to its weight, so that what does
             not act does not shape the shared layers.
         """
-        epistemic_weight = self.epistemic_weight if self.policy.ensemble_size > 1 else 0.0
+        epistemic_weight = value_at(self._current_progress_remaining, "epistemic_weight", self.epistemic_weight, 0.0)
+        if self.policy.ensemble_size == 1:
+            epistemic_weight = 0.0
         return th.tensor([1.0, epistemic_weight, self.prediction_error_weight], device=self.device)
 
     @th.no_grad()
