@@ -257,16 +257,16 @@ class CategoricalActions(nn.Module):
         """
         return CategoricalEFE(net(features).unflatten(-1, (n_parts, *self.shape)), self.possible, self.even)
 
-    def act(self, outputs: th.Tensor, deterministic: bool) -> th.Tensor:
+    def act(self, outputs: th.Tensor, deterministic: bool, action_precision: float = 1.0) -> th.Tensor:
         """
         :param outputs: of the policy net, shape (batch, policy_dim)
         :param deterministic: the most probable action, or a sample
+        :param action_precision: alpha of the samples, which are from Q(a|s)^alpha, normalised
         :return: indices, shape (batch, n_choices)
         """
-        logits = self._logits(outputs)
         if deterministic:
-            return logits.argmax(dim=-1)
-        prob = F.softmax(logits, dim=-1)
+            return self._logits(outputs).argmax(dim=-1)
+        prob = F.softmax(self._logits(action_precision * outputs), dim=-1)
         return th.multinomial(prob.flatten(end_dim=1), 1).reshape(-1, self.shape[0])
 
 
@@ -296,8 +296,16 @@ class GaussianActions(nn.Module):
         :param outputs: of the policy net, shape (batch, policy_dim)
         :return: Q(.|s)
         """
+        return GaussianHabit(*self._gaussian(outputs))
+
+    @staticmethod
+    def _gaussian(outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param outputs: of the policy net, shape (batch, policy_dim)
+        :return: mean and logarithm of the standard deviation before squashing, each (batch, dim)
+        """
         mean, log_std = outputs.chunk(2, dim=-1)
-        return GaussianHabit(mean, log_std.clamp(MIN_LOG_STD, MAX_LOG_STD))
+        return mean, log_std.clamp(MIN_LOG_STD, MAX_LOG_STD)
 
     def efe(self, net: EnsembleMLP, features: th.Tensor, n_parts: int) -> GaussianEFE:
         """
@@ -308,15 +316,18 @@ class GaussianActions(nn.Module):
         """
         return GaussianEFE(net, features)
 
-    def act(self, outputs: th.Tensor, deterministic: bool) -> th.Tensor:
+    def act(self, outputs: th.Tensor, deterministic: bool, action_precision: float = 1.0) -> th.Tensor:
         """
         :param outputs: of the policy net, shape (batch, policy_dim)
         :param deterministic: the median action, or a sample
+        :param action_precision: alpha of the samples. The Gaussian is raised to it before it is squashed, which divides its
+            standard deviation by sqrt(alpha).
         :return: in [-1, 1], shape (batch, code_dim)
         """
         if deterministic:
             return th.tanh(outputs.chunk(2, dim=-1)[0])
-        return self.habit(outputs).actions
+        mean, log_std = self._gaussian(outputs)
+        return GaussianHabit(mean, log_std - 0.5 * math.log(action_precision)).actions
 
 
 ActionModel = CategoricalActions | GaussianActions

@@ -91,6 +91,10 @@ def check_arguments(model: "DAI") -> None:
         check_number("learning_rate", model.learning_rate, low=0)
     if model.precision not in ("auto", None):
         check_schedule('precision (or a schedule or "auto")', model.precision, low=MIN_PRECISION)
+    check_number("action_precision", model.action_precision, low=MIN_PRECISION)
+    if "action_precision" in model.policy_kwargs:
+        value = model.policy_kwargs["action_precision"]
+        raise ValueError(f"policy_kwargs has action_precision={value!r}: give it as an argument of DAI instead")
     if model.action_noise is not None and not isinstance(model.action_space, spaces.Box):
         raise ValueError(
             f"action_noise={model.action_noise}: only Box actions can be noisy, not {model.action_space}. Leave it out, or "

@@ -85,6 +85,9 @@ class DAI(CrashSafeSaving):
         current progress remaining (from 1 to 0) that returns one, or "auto" to learn it from a target of the policy's
         entropy, which is minus the number of dimensions for ``Box`` actions and follows the three ``exploration_``
         arguments for others. By default "auto" for ``Box`` and 2 for others, which suits rewards near 1 a step.
+    :param action_precision: alpha of pymdp, how decided the actions are: they are drawn from Q(a|s)^alpha, normalised, in
+        training and by ``predict(deterministic=False)``. For ``Box`` actions it divides the standard deviation before
+        squashing by sqrt(alpha). What is learned remains Q(a|s).
     :param exploration_fraction: fraction of the training period over which the target of the policy's entropy falls
     :param exploration_initial_entropy: its initial value, as a fraction of the uniform policy's entropy
     :param exploration_final_entropy: its final value, as a fraction of the uniform policy's entropy
@@ -139,6 +142,7 @@ class DAI(CrashSafeSaving):
         n_steps: int = 1,
         target_update_interval: int | None = None,
         precision: float | str | Schedule | None = None,
+        action_precision: float = 1.0,
         exploration_fraction: float = 0.5,
         exploration_initial_entropy: float = 0.9,
         exploration_final_entropy: float = 0.6,
@@ -194,6 +198,7 @@ class DAI(CrashSafeSaving):
         )
         self.target_update_interval = target_update_interval
         self.precision = precision
+        self.action_precision = action_precision
         self.exploration_fraction = exploration_fraction
         self.exploration_initial_entropy = exploration_initial_entropy
         self.exploration_final_entropy = exploration_final_entropy
@@ -218,6 +223,7 @@ class DAI(CrashSafeSaving):
         super()._setup_model()
         self.replay_buffer_class, self.replay_buffer_kwargs = asked
 
+        self.policy.action_precision = float(self.action_precision)
         self._value_error = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}[self.value_loss]
         self.entropy_schedule = LinearSchedule(
             self.exploration_initial_entropy, self.exploration_final_entropy, self.exploration_fraction

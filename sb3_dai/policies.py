@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_dai.actions import EFE, Habit, action_model
-from sb3_dai.checks import check_number
+from sb3_dai.checks import MIN_PRECISION, check_number
 from sb3_dai.networks import EnsembleMLP, RunningNorm, RunningPeak, SmallCNN
 from sb3_dai.saving import CrashSafePolicy
 from sb3_dai.transitions import Prediction, transition_model
@@ -40,6 +40,7 @@ class DAIPolicy(CrashSafePolicy):
     :param ensemble_size: Number of members of the transition ensemble; one alone has no information gain
     :param n_critics: Number of value nets; the bootstrap takes the worst of them
     :param lr_multipliers: Factors on the learning rate of the nets "transition", "policy", "value" (1 if absent)
+    :param action_precision: As in :class:`sb3_dai.dai.DAI`, which sets it
     :param features_extractor_class: Features extractor to use. All three nets read it; the policy and value nets train it.
     :param features_extractor_kwargs: Keyword arguments to pass to the features extractor.
     :param normalize_images: Whether to normalize images or not, dividing by 255.0 (True by default)
@@ -62,6 +63,7 @@ class DAIPolicy(CrashSafePolicy):
         ensemble_size: int = 5,
         n_critics: int = 2,
         lr_multipliers: dict[str, float] | None = None,
+        action_precision: float = 1.0,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
@@ -87,6 +89,7 @@ class DAIPolicy(CrashSafePolicy):
             check_number(f"net_arch={net_arch!r} has size", size, low=1, whole=True)
         check_number("ensemble_size", ensemble_size, low=1, whole=True)
         check_number("n_critics", n_critics, low=1, whole=True)
+        check_number("action_precision", action_precision, low=MIN_PRECISION)
         unknown = set(lr_multipliers or {}) - set(NET_NAMES)
         if unknown:
             raise ValueError(f"lr_multipliers has unknown nets {sorted(unknown)}: choose from {NET_NAMES}")
@@ -100,6 +103,7 @@ class DAIPolicy(CrashSafePolicy):
         self.ensemble_size = ensemble_size
         self.n_critics = n_critics
         self.lr_multipliers = dict(lr_multipliers or {})
+        self.action_precision = action_precision
         self._build(lr_schedule)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -254,7 +258,8 @@ class DAIPolicy(CrashSafePolicy):
         return self._predict(obs, deterministic=deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        actions = self.action_model.act(self.policy_net(self.features(observation))[0], deterministic)
+        outputs = self.policy_net(self.features(observation))[0]
+        actions = self.action_model.act(outputs, deterministic, self.action_precision)
         if isinstance(self.action_space, spaces.Box):
             return actions
         # A space does not contain the actions of a larger type
@@ -325,6 +330,7 @@ class DAIPolicy(CrashSafePolicy):
                 ensemble_size=self.ensemble_size,
                 n_critics=self.n_critics,
                 lr_multipliers=self.lr_multipliers,
+                action_precision=self.action_precision,
                 features_extractor_class=self.features_extractor_class,
                 features_extractor_kwargs=self.features_extractor_kwargs,
                 optimizer_class=self.optimizer_class,

@@ -100,7 +100,7 @@ FRACTIONS = (
 WHOLE = ("buffer_size", "batch_size", "gradient_steps", "n_steps", "target_update_interval")
 NUMBERS = (
     *(*FRACTIONS, *WHOLE, "learning_rate", "learning_starts", "preference_weight", "epistemic_weight"),
-    *("prediction_error_weight", "precision", "max_grad_norm"),
+    *("prediction_error_weight", "precision", "action_precision", "max_grad_norm"),
 )
 BAD_ARGUMENTS = [
     *((name, value) for name in NUMBERS for value in (NAN, INF, -INF, "many", True, [1])),
