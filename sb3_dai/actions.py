@@ -49,13 +49,14 @@ class Habit(Protocol):
         :return: the worst of the value nets under the policy, shape (batch, n_parts)
         """
 
-    def divergence(self, efe: Any, weights: th.Tensor, precision: th.Tensor) -> th.Tensor:
+    def divergence(self, efe: Any, weights: th.Tensor, precision: th.Tensor, log_prior: th.Tensor | float = 0.0) -> th.Tensor:
         """
-        ``KL[ Q(.|s) || softmax(-precision G(s,.)) ]``, through which only the policy learns.
+        ``KL[ Q(.|s) || E(.|s) softmax(-precision G(s,.)) / Z ]``, through which only the policy learns.
 
         :param efe: at the same states
         :param weights: of the parts in G, shape (n_parts,)
         :param precision: inverse temperature of G
+        :param log_prior: log E(.|s), 0 for none
         :return: in nats, shape (batch, 1)
         """
 
@@ -113,17 +114,20 @@ class CategoricalHabit:
         """
         return fe.policy_expectation(self.log_prob, fe.pessimistic(efe.table))
 
-    def divergence(self, efe: CategoricalEFE, weights: th.Tensor, precision: th.Tensor) -> th.Tensor:
+    def divergence(
+        self, efe: CategoricalEFE, weights: th.Tensor, precision: th.Tensor, log_prior: th.Tensor | float = 0.0
+    ) -> th.Tensor:
         """
         :param efe: at the same states
         :param weights: of the parts in G, shape (n_parts,)
         :param precision: inverse temperature of G
+        :param log_prior: log E(a|s), 0 or shape (batch, n_choices, n_options)
         :return: in nats, exact, shape (batch, 1)
         """
         total = fe.pessimistic((efe.table.detach() * weights.reshape(-1, 1, 1)).sum(dim=2))
         if not efe.even:
             total = total.masked_fill(~efe.possible, NEVER)
-        return fe.policy_divergence(self.log_prob, total, precision)
+        return fe.policy_divergence(self.log_prob, total, precision, log_prior)
 
 
 class GaussianEFE:
@@ -173,19 +177,22 @@ class GaussianHabit:
         """
         return fe.pessimistic(efe(self.actions))
 
-    def divergence(self, efe: GaussianEFE, weights: th.Tensor, precision: th.Tensor) -> th.Tensor:
+    def divergence(
+        self, efe: GaussianEFE, weights: th.Tensor, precision: th.Tensor, log_prior: th.Tensor | float = 0.0
+    ) -> th.Tensor:
         """
         The divergence less the logarithm of the normaliser of softmax(-precision G), which is nothing the policy can change.
 
         :param efe: at the same states
         :param weights: of the parts in G, shape (n_parts,)
         :param precision: inverse temperature of G
+        :param log_prior: log E(a|s) of the sample, 0 or shape (batch, 1)
         :return: in nats, of the sample, shape (batch, 1)
         """
         with frozen(efe.net):
             parts = GaussianEFE(efe.net, efe.features.detach())(self.actions)
         total = (parts * weights).sum(dim=-1, keepdim=True)
-        return fe.sampled_divergence(self.log_prob, fe.pessimistic(total), precision)
+        return fe.sampled_divergence(self.log_prob, fe.pessimistic(total), precision, log_prior)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
+from sb3_dai.habits import check_habit_prior
+
 if TYPE_CHECKING:
     from sb3_dai.dai import DAI
 
@@ -91,6 +93,7 @@ def check_arguments(model: "DAI") -> None:
         check_number("learning_rate", model.learning_rate, low=0)
     if model.precision not in ("auto", None):
         check_schedule('precision (or a schedule or "auto")', model.precision, low=MIN_PRECISION)
+    check_habit_prior(model.habit_prior, model.action_space, model.precision)
     check_number("action_precision", model.action_precision, low=MIN_PRECISION)
     if "action_precision" in model.policy_kwargs:
         value = model.policy_kwargs["action_precision"]

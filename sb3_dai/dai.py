@@ -1,5 +1,6 @@
 """Deep active inference as an off-policy algorithm of Stable-Baselines3."""
 
+import copy
 import math
 from typing import Any, ClassVar, TypeVar
 
@@ -11,7 +12,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import LinearSchedule, get_parameters_by_name, polyak_update
 from torch.nn import functional as F
 
@@ -26,6 +27,7 @@ from sb3_dai.checks import (
     check_spaces,
     value_at,
 )
+from sb3_dai.habits import HabitPrior, log_habit_prior
 from sb3_dai.logs import mean_of_terms
 from sb3_dai.networks import clip_grad_norm
 from sb3_dai.policies import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
@@ -88,6 +90,10 @@ class DAI(CrashSafeSaving):
     :param action_precision: alpha of pymdp, how decided the actions are: they are drawn from Q(a|s)^alpha, normalised, in
         training and by ``predict(deterministic=False)``. For ``Box`` actions it divides the standard deviation before
         squashing by sqrt(alpha). What is learned remains Q(a|s).
+    :param habit_prior: E(a|s), what actions the agent is used to before it weighs their EFE: its policy is to be
+        E(a|s) softmax(-precision G(s,.)), normalised. Probabilities of each action, shape (n_actions,), or a function
+        (or ``nn.Module``) from a batch of observations, as features extractors get them, to probabilities, shape
+        (batch, n_actions). ``None`` is a uniform one. For ``Discrete`` actions and a precision that is not "auto".
     :param exploration_fraction: fraction of the training period over which the target of the policy's entropy falls
     :param exploration_initial_entropy: its initial value, as a fraction of the uniform policy's entropy
     :param exploration_final_entropy: its final value, as a fraction of the uniform policy's entropy
@@ -143,6 +149,7 @@ class DAI(CrashSafeSaving):
         target_update_interval: int | None = None,
         precision: float | str | Schedule | None = None,
         action_precision: float = 1.0,
+        habit_prior: HabitPrior = None,
         exploration_fraction: float = 0.5,
         exploration_initial_entropy: float = 0.9,
         exploration_final_entropy: float = 0.6,
@@ -199,6 +206,7 @@ class DAI(CrashSafeSaving):
         self.target_update_interval = target_update_interval
         self.precision = precision
         self.action_precision = action_precision
+        self.habit_prior = habit_prior
         self.exploration_fraction = exploration_fraction
         self.exploration_initial_entropy = exploration_initial_entropy
         self.exploration_final_entropy = exploration_final_entropy
@@ -224,6 +232,8 @@ class DAI(CrashSafeSaving):
         self.replay_buffer_class, self.replay_buffer_kwargs = asked
 
         self.policy.action_precision = float(self.action_precision)
+        if callable(self.habit_prior):  # May it fail here instead of in the midst of training
+            self._log_habit_prior(self.policy.obs_to_tensor(copy.deepcopy(self.observation_space).sample())[0])
         self._value_error = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}[self.value_loss]
         self.entropy_schedule = LinearSchedule(
             self.exploration_initial_entropy, self.exploration_final_entropy, self.exploration_fraction
@@ -292,7 +302,7 @@ class DAI(CrashSafeSaving):
 
             # Policy: the variational free energy under the worst of the value nets
             habit = policy.habit(features)
-            divergence = habit.divergence(efe, head_weights, policy.precision)
+            divergence = habit.divergence(efe, head_weights, policy.precision, self._log_habit_prior(pairs.observations))
             entropy = habit.entropy()
 
             # In units of G if the precision moves: the policy's gradient would grow with it, and clipping shrink the others'
@@ -327,6 +337,15 @@ class DAI(CrashSafeSaving):
         if self.precision is not None:
             return value_at(self._current_progress_remaining, "precision", self.precision, MIN_PRECISION)
         return "auto" if isinstance(self.action_space, spaces.Box) else PRECISION
+
+    def _log_habit_prior(self, observations: PyTorchObs) -> th.Tensor | float:
+        """
+        :param observations: as the replay buffer returns them
+        :return: log E(a|s), shape (1, n_actions) or (batch, 1, n_actions), or 0 where there is none
+        """
+        n_actions = int(getattr(self.action_space, "n", 0))
+        images = self.policy.normalize_images
+        return log_habit_prior(self.habit_prior, n_actions, observations, self.observation_space, images, self.device)
 
     def _target_entropy(self) -> float:
         """

@@ -140,17 +140,22 @@ def bootstrapped_efe(efe: th.Tensor, terminated: th.Tensor, discount: th.Tensor 
     return efe + discount * (1.0 - terminated) * next_efe
 
 
-def policy_divergence(log_prob: th.Tensor, efe: th.Tensor, precision: th.Tensor | float) -> th.Tensor:
+def policy_divergence(
+    log_prob: th.Tensor, efe: th.Tensor, precision: th.Tensor | float, log_prior: th.Tensor | float = 0.0
+) -> th.Tensor:
     """
-    ``KL[ Q(a|s) || softmax(-precision G(s,.)) ]``, the policy's term of the variational free energy
-    (van der Himst & Lanillos 2020, eq. 9), in nats. For a G that is a sum over independent choices both factorise.
+    ``KL[ Q(a|s) || E(a|s) softmax(-precision G(s,.)) / Z ]``, the policy's term of the variational free energy
+    (van der Himst & Lanillos 2020, eq. 9; with a habit E, Friston et al. 2017, "Active inference: a process theory",
+    whose policies are softmax(log E - precision G)), in nats. For a G that is a sum over independent choices both factorise.
 
     :param log_prob: log Q_i(a|s), shape (batch, n_choices, n_options)
     :param efe: G_i(s,.), same shape; no gradient should flow through it
     :param precision: inverse temperature of the EFE
+    :param log_prior: log E_i(a|s), same shape or one that broadcasts to it; any constant is a uniform one
     :return: shape (batch, 1), never negative
     """
-    return (log_prob.exp() * (log_prob - F.log_softmax(-precision * efe, dim=-1))).sum(dim=(-2, -1)).unsqueeze(1)
+    log_target = F.log_softmax(log_prior - precision * efe, dim=-1)
+    return (log_prob.exp() * (log_prob - log_target)).sum(dim=(-2, -1)).unsqueeze(1)
 
 
 def tanh_gaussian_log_prob(raw: th.Tensor, mean: th.Tensor, log_std: th.Tensor) -> th.Tensor:
@@ -168,18 +173,21 @@ def tanh_gaussian_log_prob(raw: th.Tensor, mean: th.Tensor, log_std: th.Tensor) 
     return (log_prob - log_jacobian).sum(dim=-1, keepdim=True)
 
 
-def sampled_divergence(log_prob: th.Tensor, efe: th.Tensor, precision: th.Tensor | float) -> th.Tensor:
+def sampled_divergence(
+    log_prob: th.Tensor, efe: th.Tensor, precision: th.Tensor | float, log_prior: th.Tensor | float = 0.0
+) -> th.Tensor:
     """
-    One sample of ``KL[ Q(a|s) || softmax(-precision G(s,.)) ]``, less the log-normaliser of the latter, which does not
-    depend on the policy: ``log Q(a|s) + precision G(s,a)`` with a from Q (the policy's loss in Haarnoja et al. 2018,
-    arXiv:1801.01290, eq. 12, with G = -Q and precision = 1 / temperature).
+    One sample of ``KL[ Q(a|s) || E(a|s) softmax(-precision G(s,.)) / Z ]``, less the log-normaliser of the latter, which does
+    not depend on the policy: ``log Q(a|s) + precision G(s,a) - log E(a|s)`` with a from Q (the policy's loss in Haarnoja
+    et al. 2018, arXiv:1801.01290, eq. 12, with G = -Q and precision = 1 / temperature).
 
     :param log_prob: log Q(a|s) of the sample, shape (batch, 1)
     :param efe: G(s,a) of the sample, shape (batch, 1)
     :param precision: inverse temperature of the EFE
+    :param log_prior: log E(a|s) of the sample, 0 (uniform) or shape (batch, 1)
     :return: shape (batch, 1)
     """
-    return log_prob + precision * efe
+    return log_prob + precision * efe - log_prior
 
 
 def precision_loss(log_precision: th.Tensor, entropy: th.Tensor, target_entropy: float) -> th.Tensor:

@@ -112,6 +112,23 @@ def test_policy_divergence():
     close(fe.policy_divergence(two, efe.expand(1, 2, 2), 1.0), [[expected]])
 
 
+def test_policy_divergence_from_a_habit():
+    # E = (1/4, 3/4) and softmax(-G) = (3/4, 1/4) cancel out; at twice the precision (9/10, 1/10) wins, 3 to 1
+    efe, log_prior = th.tensor([[[0.0, math.log(3.0)]]]), th.tensor([0.25, 0.75]).log()
+    close(fe.policy_divergence(th.tensor([[[0.5, 0.5]]]).log(), efe, 1.0, log_prior), [[0.0]])
+    expected = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
+    close(fe.policy_divergence(th.tensor([[[0.5, 0.5]]]).log(), efe, 2.0, log_prior), [[expected]])
+    # A uniform habit is none
+    close(fe.policy_divergence(th.tensor([[[0.5, 0.5]]]).log(), efe, 1.0, math.log(0.5)), [[expected]])
+
+
+def test_sampled_divergence():
+    # log Q + precision G - log E
+    one = th.ones(1, 1)
+    close(fe.sampled_divergence(-2.0 * one, 3.0 * one, 0.5), [[-0.5]])
+    close(fe.sampled_divergence(-2.0 * one, 3.0 * one, 0.5, -4.0 * one), [[3.5]])
+
+
 def test_policy_divergence_is_finite_for_a_certain_policy():
     """A softmax without its logarithm would give log(0) here (the notebook's NaN)."""
     logits = th.tensor([[[1000.0, -1000.0]]], requires_grad=True)
