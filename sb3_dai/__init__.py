@@ -2,10 +2,23 @@ from importlib.metadata import PackageNotFoundError, version
 
 from sb3_dai.dai import DAI
 from sb3_dai.policies import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
+from sb3_dai.preference_learning import LearnedPreference
+from sb3_dai.preferences import GaussianPreference, Preference, RewardPreference
 
 try:
     __version__ = version("sb3_dai")
 except PackageNotFoundError:  # a source tree that was not installed
     __version__ = "0+unknown"
 
-__all__ = ["DAI", "CnnPolicy", "DAIPolicy", "MlpPolicy", "MultiInputPolicy", "__version__"]
+__all__ = [
+    "DAI",
+    "CnnPolicy",
+    "DAIPolicy",
+    "GaussianPreference",
+    "LearnedPreference",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "Preference",
+    "RewardPreference",
+    "__version__",
+]

@@ -31,6 +31,7 @@ from sb3_dai.habits import HabitPrior, log_habit_prior
 from sb3_dai.logs import mean_of_terms
 from sb3_dai.networks import clip_grad_norm
 from sb3_dai.policies import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
+from sb3_dai.preferences import Preference, RewardPreference, check_preference
 from sb3_dai.replay import TransitionBatch, end_returns, sample_transitions
 from sb3_dai.saving import CrashSafeSaving
 
@@ -51,9 +52,10 @@ class DAI(CrashSafeSaving):
     free energy (EFE) ``G``, and a policy that minimises the variational free energy, its divergence from
     ``softmax(-precision G)``. The one-step EFE of an action is
 
-    ``g(s,a) = -preference_weight r - epistemic_weight IG(s,a) + prediction_error_weight PE(s,a)``
+    ``g(s,a) = -preference_weight log p~(o') - epistemic_weight IG(s,a) + prediction_error_weight PE(s,a)``
 
-    with the information gain IG about the transition model and its prediction error PE. Each part has its own head in
+    with the prior preference log p~, by default the reward, the information gain IG about the transition model and its
+    prediction error PE. Each part has its own head in
     the value net.
 
     Special cases: epistemic_weight = 0 is the agent of van der Himst & Lanillos 2020; with bootstrap_entropy = 1 as well it
@@ -97,7 +99,10 @@ class DAI(CrashSafeSaving):
     :param exploration_fraction: fraction of the training period over which the target of the policy's entropy falls
     :param exploration_initial_entropy: its initial value, as a fraction of the uniform policy's entropy
     :param exploration_final_entropy: its final value, as a fraction of the uniform policy's entropy
-    :param preference_weight: weight of the extrinsic term, the preference for reward
+    :param preference: prior preference log p~(o') of the extrinsic term, an object of :mod:`sb3_dai.preferences`, of which the
+        model keeps a copy. By default it is the reward; ``GaussianPreference`` needs none, ``LearnedPreference`` learns what
+        the observations of good episodes are.
+    :param preference_weight: weight of the extrinsic term
     :param epistemic_weight: weight of the epistemic term, it can be a function of the current progress remaining (from 1
         to 0). The information gain is in units of the highest running mean it had, so that it fades as the world model
         learns.
@@ -153,6 +158,7 @@ class DAI(CrashSafeSaving):
         exploration_fraction: float = 0.5,
         exploration_initial_entropy: float = 0.9,
         exploration_final_entropy: float = 0.6,
+        preference: Preference | None = None,
         preference_weight: float = 1.0,
         epistemic_weight: float | Schedule = 0.1,
         epistemic_gamma: float = 0.99,
@@ -210,6 +216,8 @@ class DAI(CrashSafeSaving):
         self.exploration_fraction = exploration_fraction
         self.exploration_initial_entropy = exploration_initial_entropy
         self.exploration_final_entropy = exploration_final_entropy
+        # A copy: it may learn, and the user's must stay as it was
+        self.preference = RewardPreference() if preference is None else copy.deepcopy(preference)
         self.preference_weight = preference_weight
         self.epistemic_weight = epistemic_weight
         self.epistemic_gamma = epistemic_gamma
@@ -225,12 +233,14 @@ class DAI(CrashSafeSaving):
 
     def _setup_model(self) -> None:
         check_arguments(self)
+        check_preference(self.preference)
         # SB3 overwrites these. A loaded model must find what the user asked for: else its n_steps could not change
         asked = self.replay_buffer_class, self.replay_buffer_kwargs
         self.replay_buffer_kwargs = dict(self.replay_buffer_kwargs)
         super()._setup_model()
         self.replay_buffer_class, self.replay_buffer_kwargs = asked
 
+        self.preference.setup(self)
         self.policy.action_precision = float(self.action_precision)
         if callable(self.habit_prior):  # May it fail here instead of in the midst of training
             self._log_habit_prior(self.policy.obs_to_tensor(copy.deepcopy(self.observation_space).sample())[0])
@@ -251,6 +261,7 @@ class DAI(CrashSafeSaving):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:  # The environment is about to be reset
             end_returns(self.replay_buffer)
+            self.preference.reset()
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         check_finite("observation at reset", self._last_obs)
         return result
@@ -260,6 +271,7 @@ class DAI(CrashSafeSaving):
         check_finite("reward", reward)
         for info in infos:
             check_finite("terminal observation", info.get("terminal_observation", 0.0))
+        self.preference.observe(new_obs, reward, dones, infos)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _on_step(self) -> None:
@@ -391,10 +403,11 @@ class DAI(CrashSafeSaving):
             (next_efe, last_efe), (_, last_entropy) = both_efe.chunk(2), both_entropy.chunk(2)
         discount = n_step.discounts if n_step.discounts is not None else self.gamma
         soft_efe = last_efe[:, :1] - self.bootstrap_entropy / self.policy.precision * last_entropy
+        log_preference = self.preference.log_prob(n_step)
         novelty = self.policy.information_gain_scale(information_gain)
         return th.cat(
             [
-                fe.bootstrapped_efe(-self.preference_weight * n_step.rewards, n_step.dones, discount, soft_efe),
+                fe.bootstrapped_efe(-self.preference_weight * log_preference, n_step.dones, discount, soft_efe),
                 fe.bootstrapped_efe(-novelty, one_step.dones, self.epistemic_gamma, next_efe[:, 1:2]),
                 fe.bootstrapped_efe(prediction_error, one_step.dones, self.gamma, next_efe[:, 2:]),
             ],

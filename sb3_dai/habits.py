@@ -56,7 +56,7 @@ def log_habit_prior(
         return 0.0
     if not callable(prior):
         return th.as_tensor(np.log(np.asarray(prior)), dtype=th.float32, device=device).unsqueeze(0)
-    inputs = _inputs(observations, observation_space, normalize_images)
+    inputs = extractor_inputs(observations, observation_space, normalize_images)
     with th.no_grad():
         prob = prior(inputs)
     n_rows = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
@@ -64,7 +64,7 @@ def log_habit_prior(
     return th.as_tensor(prob, dtype=th.float32, device=device).log().unsqueeze(1)
 
 
-def _inputs(observations: PyTorchObs, space: spaces.Space, normalize_images: bool) -> PyTorchObs:
+def extractor_inputs(observations: PyTorchObs, space: spaces.Space, normalize_images: bool) -> PyTorchObs:
     """
     :param observations: as the replay buffer returns them
     :param space: Observation space
@@ -73,7 +73,7 @@ def _inputs(observations: PyTorchObs, space: spaces.Space, normalize_images: boo
     """
     if isinstance(space, spaces.Dict):
         assert isinstance(observations, dict)
-        return {key: _inputs(observations[key], part, normalize_images) for key, part in space.spaces.items()}  # type: ignore[misc]
+        return {key: extractor_inputs(observations[key], part, normalize_images) for key, part in space.spaces.items()}  # type: ignore[misc]
     inputs = preprocess_obs(observations, space, normalize_images)
     assert isinstance(inputs, th.Tensor)
     return inputs if isinstance(space, spaces.Box) else inputs.flatten(start_dim=1)
