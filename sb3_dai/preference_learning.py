@@ -85,9 +85,14 @@ class LearnedPreference(OutcomePreference):
         super().setup(model)
         if isinstance(model.replay_buffer, HerReplayBuffer):
             raise ValueError(f"{self.name} with a HerReplayBuffer, which changes the goals of episodes: use another buffer")
-        if self.net is not None:  # loaded
-            return
         dim = get_flattened_obs_dim(self.space)
+        if self.net is not None:  # loaded, or of another model
+            if self.episodes.shape[2] != dim:
+                raise ValueError(
+                    f"{self.name} has learned from observations of size {self.episodes.shape[2]}, and these are of size {dim}: "
+                    "give a new one"
+                )
+            return
         self.episodes = np.zeros((self.n_episodes, SAMPLES_PER_EPISODE, dim), np.float32)
         self.scores = np.zeros(self.n_episodes)
         sizes = [dim, *self.net_arch]

@@ -180,7 +180,7 @@ class OutcomePreference(Preference):
 
 class GaussianPreference(OutcomePreference):
     """
-    A goal: a Gaussian around wanted values of some dimensions of a ``Box`` observation. The density is unnormalised, 1 at the
+    A goal: a Gaussian around wanted values of some dimensions of a ``Box`` or ``MultiBinary`` observation. The density is unnormalised, 1 at the
     goal, and mixed with a broad background, which bounds ``log p~`` between ``floor`` and 0:
     ``log p~(o') = log((1 - e^floor) exp(-0.5 sum_d ((o'_d - goal_d) / std_d)^2) + e^floor)``.
 
@@ -226,8 +226,10 @@ class GaussianPreference(OutcomePreference):
         :raises ValueError: if the goal is not one of its observations
         """
         super().setup(model)
-        if not isinstance(self.space, spaces.Box):
-            raise ValueError(f"{self.name} is for Box observations, not {self.space}: give the preference as rewards")
+        if not isinstance(self.space, spaces.Box | spaces.MultiBinary):
+            raise ValueError(
+                f"{self.name} is for Box and MultiBinary observations, not {self.space}: give the preference as rewards"
+            )
         size = int(np.prod(self.space.shape))
         dims = list(range(size)) if self.dims is None else self.dims
         if max(dims) >= size:
