@@ -48,6 +48,8 @@ class LearnedPreference(OutcomePreference):
     :raises ValueError: if an argument cannot be used
     """
 
+    norm: RunningNorm
+
     def __init__(
         self,
         outcome: str = "return",
@@ -87,10 +89,10 @@ class LearnedPreference(OutcomePreference):
             raise ValueError(f"{self.name} with a HerReplayBuffer, which changes the goals of episodes: use another buffer")
         dim = get_flattened_obs_dim(self.space)
         if self.net is not None:  # loaded, or of another model
-            if self.episodes.shape[2] != dim:
+            if self.norm.mean.numel() != dim:
+                known = self.norm.mean.numel()
                 raise ValueError(
-                    f"{self.name} has learned from observations of size {self.episodes.shape[2]}, and these are of size {dim}: "
-                    "give a new one"
+                    f"{self.name} has learned from observations of size {known}, not of size {dim}: give a new one"
                 )
             return
         self.episodes = np.zeros((self.n_episodes, SAMPLES_PER_EPISODE, dim), np.float32)

@@ -180,8 +180,8 @@ class OutcomePreference(Preference):
 
 class GaussianPreference(OutcomePreference):
     """
-    A goal: a Gaussian around wanted values of some dimensions of a ``Box`` or ``MultiBinary`` observation. The density is unnormalised, 1 at the
-    goal, and mixed with a broad background, which bounds ``log p~`` between ``floor`` and 0:
+    A goal: a Gaussian around wanted values of some dimensions of a ``Box`` or ``MultiBinary`` observation. The density is
+    unnormalised, 1 at the goal, and mixed with a broad background, which bounds ``log p~`` between ``floor`` and 0:
     ``log p~(o') = log((1 - e^floor) exp(-0.5 sum_d ((o'_d - goal_d) / std_d)^2) + e^floor)``.
 
     Without the background, values grow with the square of the distance, and with them the gradients. Within it, further away

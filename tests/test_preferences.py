@@ -292,7 +292,7 @@ def test_what_was_learned_can_be_given_to_another_model():
     other = make(Line(), preference=learned)
     assert preference_at(other, -3, 3) != [0.5, 0.5]
     with pytest.raises(
-        ValueError, match=r"LearnedPreference has learned from observations of size 2.*of size 3: give a new one"
+        ValueError, match=r"LearnedPreference has learned from observations of size 2, not of size 3: give a new one"
     ):
         make(SampledEnv(VECTOR, DISCRETE), preference=learned)
 
