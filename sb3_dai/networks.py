@@ -177,6 +177,16 @@ class RunningNorm(nn.Module):
         centered = inputs - self.mean if self.center else inputs
         return (centered * th.rsqrt(self.var + 1e-8)).clamp(-self.clip, self.clip)
 
+    def inverse(self, normalized: th.Tensor) -> th.Tensor:
+        """
+        Undo ``forward``, but for its clipping.
+
+        :param normalized: shape (..., dim)
+        :return: in the units of the data, same shape
+        """
+        scaled = normalized * th.sqrt(self.var + 1e-8)
+        return scaled + self.mean if self.center else scaled
+
 
 class RunningPeak(nn.Module):
     """
