@@ -175,7 +175,7 @@ def reachable_pairs(true_B: np.ndarray, start: int, terminated: np.ndarray | Non
         if np.shape(terminated) != true.shape:
             raise ValueError(f"terminated of shape {np.shape(terminated)}: give one of shape {true.shape}, or None")
         goes_on &= np.asarray(terminated) < 1.0
-    leads_to = goes_on.any(axis=2)
+    leads_to = np.asarray(goes_on.any(axis=2))
     reached = np.zeros(len(true), dtype=bool)
     reached[start] = True
     for _ in range(len(true)):
