@@ -1,6 +1,8 @@
 """What a world model believes beside the truth: numbers worked by hand, and models of known worlds."""
 
 import math
+import re
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +18,7 @@ from sb3_dai.envs import GridWorld, ThreeStateChain
 from sb3_dai.networks import RunningNorm
 from sb3_dai.transitions import CategoricalPrediction, GaussianPrediction
 
+PAGE = Path(__file__).parent.parent / "docs" / "beliefs.md"
 #: Two states, one action: from 0 on to 1 for certain, from 1 back or not with equal chances. B[s', s, a]
 TRUE = np.array([[[0.0], [0.5]], [[1.0], [0.5]]])
 LEARNED = np.array([[[0.25], [0.75]], [[0.75], [0.25]]])
@@ -285,3 +288,20 @@ def test_wrong_shapes_are_named():
         beliefs.one_step_error(model, rows, actions, rows[:1])
     with pytest.raises(ValueError, match=r"actions of shape \(2, 1\).*Discrete\(2\)"):
         beliefs.calibration(model, rows, actions[:, None], rows)
+
+
+@pytest.mark.parametrize("example", [0, 1], ids=["numbered states", "vectors"])
+def test_examples_of_the_page(example):
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[example]
+    names = {}
+    exec(re.sub(r"learn\(\w+\)", "learn(150)", code), names)
+    if example == 0:
+        assert names["divergence"] == pytest.approx(names["of_each_pair"].mean())
+        assert 0 < names["tried"] < 1
+        assert names["learned"].shape == (49, 49, 4)
+    else:
+        assert names["ahead"].rmse.shape == (5, 4)
+        assert names["found"].inside.shape == (5, 4)
+        rows = names["pairs"]
+        assert len(rows[0]) == len(rows[1]) == len(rows[2]) > 10
+        assert np.isfinite(names["once"].relative).all()
