@@ -23,11 +23,32 @@ from typing import Any
 import numpy as np
 import torch as th
 import yaml
-from joblib import Parallel, delayed
+from measures import measure_of, shorten, steps_to_threshold
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import load_results
 
 from sb3_dai.saving import write_json
+
+PEERS = Path(__file__).parent / "peers.yml"
+
+
+def find_entry(path: Path, algo: str, env_id: str) -> dict[str, Any] | None:
+    """
+    :param path: a hyperparameter file, with environments at its top or below the names of algorithms
+    :param algo: the algorithm
+    :param env_id: the environment
+    :return: the entry of the environment, else of another version of it, else ``default`` for DAI, else None
+    """
+    entries = yaml.safe_load(path.read_text())
+    entries = entries.get(algo, entries)
+    if env_id in entries:
+        return entries[env_id]
+    # The Zoo's files lag behind: HalfCheetah-v5 gets the entry of HalfCheetah-v4
+    name = env_id.rpartition("-v")[0]
+    versions = [entry for key, entry in entries.items() if key.rpartition("-v")[0] == name]
+    if versions:
+        return versions[-1]
+    return entries.get("default") if algo == "dai" else None
 
 
 def hyperparameters(agent: str, env_id: str) -> dict[str, Any]:
@@ -35,6 +56,7 @@ def hyperparameters(agent: str, env_id: str) -> dict[str, Any]:
     :param agent: ALGO, ALGO:CONF or ALGO:default
     :param env_id: the environment
     :return: the entry of the hyperparameter file
+    :raises ValueError: if there is none
     """
     import rl_zoo3
 
@@ -44,24 +66,44 @@ def hyperparameters(agent: str, env_id: str) -> dict[str, Any]:
     if conf == "default":
         return {"policy": "MlpPolicy", "n_timesteps": 1}
     if conf.endswith(".yml"):
-        path = Path(conf)
+        paths = [Path(conf)]
     elif algo == "dai":
-        path = hyperparams_file(conf or "dai")
+        paths = [hyperparams_file(conf or "dai")]
     else:
-        path = Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algo}.yml"
-    entries = yaml.safe_load(path.read_text())
-    if env_id in entries:
-        return entries[env_id]
-    # The Zoo's files lag behind: HalfCheetah-v5 gets the entry of HalfCheetah-v4
-    name = env_id.rpartition("-v")[0]
-    versions = [entry for key, entry in entries.items() if key.rpartition("-v")[0] == name]
-    if not versions:
-        raise ValueError(f"{path} has no entry for --env {env_id}")
-    return versions[-1]
+        paths = [Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algo}.yml", PEERS]
+    for path in paths:
+        entry = find_entry(path, algo, env_id)
+        if entry is not None:
+            return entry
+    raise ValueError(f"no entry of {algo} for --env {env_id} in {' or '.join(map(str, paths))}")
+
+
+def replace(entry: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param entry: of a hyperparameter file
+    :param params: hyperparameters that replace those of the entry; ``policy_kwargs`` replaces only what it names
+    :return: both together
+    """
+    merged = {**entry, **params}
+    if "policy_kwargs" in entry and "policy_kwargs" in params:
+        # The Zoo evaluates a string; files have one where they need a Python expression
+        merged["policy_kwargs"] = f"{{**{entry['policy_kwargs']}, **{params['policy_kwargs']}}}"
+    return merged
 
 
 def run(
-    agent: str, env_id: str, steps: int, seed: int, n_eval_episodes: int, params: dict[str, Any], register_envs: str | None
+    agent: str,
+    env_id: str,
+    steps: int,
+    seed: int,
+    *,
+    n_eval_episodes: int = 20,
+    params: dict[str, Any] | None = None,
+    variant: str | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    register_envs: str | None = None,
+    stop_when_solved: bool = False,
+    max_points: int | None = None,
 ) -> dict[str, Any]:
     """
     Train one agent and score its final checkpoint.
@@ -72,11 +114,16 @@ def run(
     :param seed: seed of the run; the evaluation environment has another
     :param n_eval_episodes: deterministic episodes at the end
     :param params: hyperparameters that replace those of the file
+    :param variant: name of these parameters
+    :param env_kwargs: arguments of the environment
     :param register_envs: function that registers environments, as ``module:function``
+    :param stop_when_solved: whether to end the training once the world's measure calls it solved
+    :param max_points: numbers of the training record to keep at most
     :return: the raw results
     """
     from rl_zoo3.exp_manager import ExperimentManager
 
+    import sb3_dai.envs  # noqa: F401  registers them
     from sb3_dai.zoo import register
 
     register()
@@ -86,15 +133,20 @@ def run(
     algo = agent.partition(":")[0]
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "hyperparams.yml"
-        config.write_text(yaml.safe_dump({env_id: {**hyperparameters(agent, env_id), **params}}))
+        config.write_text(yaml.safe_dump({env_id: replace(hyperparameters(agent, env_id), params or {})}))
         with contextlib.redirect_stdout(io.StringIO()):
             manager = ExperimentManager(
                 argparse.Namespace(), algo, env_id, folder, n_timesteps=steps, eval_freq=-1, seed=seed,
-                log_interval=-2, verbose=0, device="cpu", config=str(config),
+                log_interval=-2, verbose=0, device="cpu", config=str(config), env_kwargs=env_kwargs,
             )  # fmt: skip
             results = manager.setup_experiment()
             assert results is not None
             model = results[0]
+            train_env = model.get_env()
+            assert train_env is not None
+            measure = measure_of(train_env, steps)
+            measure.stop_when_solved = stop_when_solved
+            manager.callbacks.append(measure)
             start = time.perf_counter()
             manager.learn(model)
             seconds = time.perf_counter() - start
@@ -102,64 +154,91 @@ def run(
 
             manager.seed = 1_000_000 + seed
             eval_env = manager.create_envs(1, eval_env=True, no_log=True)
-            train_env = model.get_vec_normalize_env()
-            if train_env is not None:
-                eval_env.obs_rms = train_env.obs_rms  # type: ignore[attr-defined]
+            normalized = model.get_vec_normalize_env()
+            if normalized is not None and normalized.norm_obs:
+                eval_env.obs_rms = normalized.obs_rms  # type: ignore[attr-defined]
             scores, _ = evaluate_policy(model, eval_env, n_eval_episodes, return_episode_rewards=True)
+    names = {"variant": variant, "env_kwargs": env_kwargs}
     return {
         "agent": agent, "env": env_id, "steps": steps, "seed": seed, "seconds": round(seconds, 2),
-        "gradient_steps": int(model._n_updates), "params": params, "scores": np.round(scores, 4).tolist(),
-        "train_returns": np.round(episodes["r"], 4).tolist(), "train_lengths": episodes["l"].tolist(),
+        "gradient_steps": int(model._n_updates), "params": params or {},
+        **{name: value for name, value in names.items() if value},
+        **({"stopped_at": model.num_timesteps} if stop_when_solved and measure.solved else {}),
+        **measure.results(), "scores": np.round(scores, 4).tolist(),
+        **shorten(episodes["r"].tolist(), episodes["l"].tolist(), max_points),
     }  # fmt: skip
 
 
-def steps_to_threshold(result: dict[str, Any], threshold: float, window: int = 100) -> int | None:
+def assignments(pairs: list[str]) -> dict[str, Any]:
+    """
+    :param pairs: ``NAME=VALUE`` from the command line, with the value in YAML
+    :return: values by name
+    """
+    return {name: yaml.safe_load(value) for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def describe(result: dict[str, Any], threshold: float | None, window: int) -> str:
     """
     :param result: one run
-    :param threshold: mean training return
-    :param window: number of trailing episodes in that mean
-    :return: environment steps at which the trailing mean first reaches the threshold, None if it never does
+    :param threshold: mean training return to look for
+    :param window: trailing episodes in that mean
+    :return: a line about it
     """
-    returns, ends = np.asarray(result["train_returns"]), np.cumsum(result["train_lengths"])
-    if len(returns) < window:
-        return None
-    means = np.convolve(returns, np.ones(window) / window, mode="valid")
-    reached = np.flatnonzero(means >= threshold)
-    return int(ends[window - 1 + reached[0]]) if len(reached) else None
+    name = " ".join(filter(None, (result["agent"], result.get("variant"))))
+    line = f"{name:12s} seed {result['seed']}: {np.mean(result['scores']):8.1f}  {result['seconds']:6.1f} s"
+    if threshold is not None:
+        reached = steps_to_threshold(result, threshold, window)
+        line += f"  trailing-{window} >= {threshold:g} at {reached} steps"
+    measured = ("bad_episodes", "solved_at", "optimal_from", "right_probability", "tv_share")
+    return line + "".join(f"  {key} {result[key]}" for key in measured if key in result)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", required=True)
+    parser.add_argument("--env-kwargs", nargs="*", default=[], metavar="NAME=VALUE", help="arguments of the environment")
     parser.add_argument("--agents", nargs="+", required=True)
     parser.add_argument("--params", nargs="*", default=[], metavar="NAME=VALUE", help="replace hyperparameters of all agents")
+    parser.add_argument("--variants", metavar="FILE", help="named sets of --params, each of which is run")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="run only these of --variants")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--seeds", required=True, help="first-last, for example 100-109")
     parser.add_argument("--episodes", type=int, default=20, help="evaluation episodes of each final checkpoint")
-    parser.add_argument("--threshold", type=float, help="also print the steps to this trailing-100 training mean")
+    parser.add_argument("--threshold", type=float, help="also print the steps to this mean of trailing training returns")
+    parser.add_argument("--window", type=int, default=100, help="episodes in that mean")
+    parser.add_argument("--stop-when-solved", action="store_true", help="DeepSea: end a run once it is solved")
+    parser.add_argument("--max-points", type=int, help="numbers of each training record to keep at most")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--register", metavar="MODULE:FUNCTION", help="call this first, it registers environments")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
+    from joblib import Parallel, delayed
 
     first, _, last = args.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
-    params = {name: yaml.safe_load(value) for name, _, value in (param.partition("=") for param in args.params)}
+    variants: dict[str | None, dict[str, Any]] = {None: {}}
+    if args.variants is not None:
+        variants = yaml.safe_load(Path(args.variants).read_text())
+        variants = {name: params or {} for name, params in variants.items() if args.only is None or name in args.only}
     tasks = [
-        (agent, args.env, args.steps, seed, args.episodes, params, args.register) for agent in args.agents for seed in seeds
-    ]
+        delayed(run)(
+            agent, args.env, args.steps, seed, n_eval_episodes=args.episodes, variant=name,
+            params={**params, **assignments(args.params)}, env_kwargs=assignments(args.env_kwargs),
+            register_envs=args.register, stop_when_solved=args.stop_when_solved, max_points=args.max_points,
+        )
+        for agent in args.agents for name, params in variants.items() for seed in seeds
+    ]  # fmt: skip
     results = []
-    for result in Parallel(n_jobs=args.jobs, return_as="generator")(delayed(run)(*task) for task in tasks):
+    for result in Parallel(n_jobs=args.jobs, return_as="generator")(tasks):
         results.append(result)
-        line = f"{result['agent']:12s} seed {result['seed']}: {np.mean(result['scores']):8.1f}  {result['seconds']:6.1f} s"
-        if args.threshold is not None:
-            line += f"  trailing-100 >= {args.threshold:g} at {steps_to_threshold(result, args.threshold)} steps"
-        print(line, flush=True)
+        print(describe(result, args.threshold, args.window), flush=True)
         write_json(args.out, results)  # after each run: a long sweep that is stopped keeps what it has
 
     for agent in args.agents:
-        means = [np.mean(result["scores"]) for result in results if result["agent"] == agent]
-        print(f"{agent:12s} {args.steps} steps, {len(means)} seeds: mean {np.mean(means):.1f}, worst {np.min(means):.1f}")
+        for name in variants:
+            means = [np.mean(run["scores"]) for run in results if (run["agent"], run.get("variant")) == (agent, name)]
+            label = " ".join(filter(None, (agent, name)))
+            print(f"{label:12s} {args.steps} steps, {len(means)} seeds: mean {np.mean(means):.1f}, worst {np.min(means):.1f}")
 
 
 if __name__ == "__main__":
