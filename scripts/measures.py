@@ -193,7 +193,7 @@ class RightActions(Measure):
         results: dict[str, Any] = {"optimal_from": settled_at(self.looks, self.right)}
         probabilities = action_probabilities(self.model, self.states)
         if probabilities is not None:
-            results["right_probability"] = probabilities[self.states, self.best].round(4).tolist()
+            results["right_probability"] = probabilities[self.states, self.best].astype(float).round(4).tolist()
         return results
 
 
