@@ -2,6 +2,8 @@
 Tables and figures from the raw results under ``docs/results/``.
 
     python scripts/report.py table docs/results/cartpole_dai_5k.json docs/results/cartpole_dqn_50k.json
+    python scripts/report.py table docs/results/deepsea20_dqn.json
+    python scripts/report.py table docs/results/pendulum_*.json --threshold -200 --window 10
     python scripts/report.py curves docs/results/cartpole_dai_5k.json --out docs/figures/cartpole.png
 
 Intervals are stratified-bootstrap 95 % intervals of the interquartile mean over seeds, by rliable
@@ -15,6 +17,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from measures import steps_to_threshold
 from rliable import library, metrics
 
 matplotlib.use("Agg")
@@ -23,17 +26,61 @@ import matplotlib.pyplot as plt
 Run = dict[str, Any]
 
 
-def group(paths: list[str]) -> dict[tuple[str, int], list[Run]]:
+def label(run: Run) -> str:
+    """
+    :param run: one run
+    :return: its agent, the name of its parameters or else these, and the arguments of its environment
+    """
+    changed = {} if "variant" in run else run.get("params", {})
+    parts = [f"{name}={value}" for name, value in {**changed, **run.get("env_kwargs", {})}.items()]
+    return " ".join(filter(None, (run["agent"], run.get("variant", ""), *parts)))
+
+
+def group(paths: list[str]) -> dict[tuple[str, str, int], list[Run]]:
     """
     :param paths: JSON files of scripts/evaluate.py
-    :return: runs by agent and number of environment steps
+    :return: runs by environment, agent and number of environment steps
     """
-    groups: dict[tuple[str, int], list[Run]] = {}
+    groups: dict[tuple[str, str, int], list[Run]] = {}
     for path in paths:
         for run in json.loads(Path(path).read_text()):
-            params = "".join(f" {name}={value}" for name, value in run.get("params", {}).items())
-            groups.setdefault((run["agent"] + params, run["steps"]), []).append(run)
+            # REINFORCE counts episodes: its runs differ in steps
+            steps = 0 if run["agent"].startswith("reinforce") else run["steps"]
+            groups.setdefault((run["env"], label(run), steps), []).append(run)
     return groups
+
+
+def median_reached(values: list[int | None]) -> str:
+    """
+    :param values: when each seed reached something, None if it did not
+    :return: median over all seeds, with those that did not as never, and how many reached it
+    """
+    reached = [value for value in values if value is not None]
+    median = np.median([np.inf if value is None else value for value in values])
+    number = f"{median:,.0f}" if np.isfinite(median) else "-"
+    return f"{number} ({len(reached)} of {len(values)})"
+
+
+def measured(runs: list[Run], threshold: float | None, window: int) -> dict[str, str]:
+    """
+    :param runs: of one agent in one environment
+    :param threshold: training return to look for, None for none
+    :param window: trailing episodes that are averaged for it
+    :return: cells beyond the returns, by heading
+    """
+    cells = {}
+    if threshold is not None:
+        reached = [steps_to_threshold(run, threshold, window) for run in runs]
+        cells[f"steps to {threshold:g} over {window} episodes, median"] = median_reached(reached)
+    if "solved_at" in runs[0]:
+        cells["solved at episode, median"] = median_reached([run["solved_at"] for run in runs])
+    if "optimal_from" in runs[0]:
+        cells["optimal from step, median"] = median_reached([run["optimal_from"] for run in runs])
+    if "right_probability" in runs[0]:
+        cells["right action, worst state and seed"] = f"{min(min(run['right_probability']) for run in runs):.3f}"
+    if "tv_share" in runs[0]:
+        cells["time at the television"] = f"{np.mean([run['tv_share'] for run in runs]):.0%}"
+    return cells
 
 
 def interquartile_mean(scores: np.ndarray) -> tuple[float, float, float]:
@@ -48,22 +95,33 @@ def interquartile_mean(scores: np.ndarray) -> tuple[float, float, float]:
     return float(points["x"][0]), *map(float, intervals["x"][:, 0])
 
 
-def table(paths: list[str]) -> None:
+def table(paths: list[str], threshold: float | None = None, window: int = 100) -> None:
     """
     Print a Markdown table of the final checkpoints.
 
     :param paths: JSON files of scripts/evaluate.py
+    :param threshold: also the steps to this training return
+    :param window: trailing episodes that are averaged for it
     """
-    print("| agent | steps | seeds | IQM [95 % interval] | worst seed | gradient steps | seconds (median) |")
-    print("|---|---|---|---|---|---|---|")
-    for (agent, steps), runs in group(paths).items():
+    rows = []
+    for (env, agent, _), runs in group(paths).items():
         means = np.array([np.mean(run["scores"]) for run in runs])
         iqm, low, high = interquartile_mean(means)
-        seconds, updates = np.median([run["seconds"] for run in runs]), runs[0]["gradient_steps"]
-        print(
-            f"| {agent} | {steps:,} | {len(runs)} | {iqm:.1f} [{low:.1f}, {high:.1f}] | {means.min():.1f} "
-            f"| {updates:,} | {seconds:.0f} |"
-        )
+        digits = 1 if np.abs(means).max() > 10 else 3
+        rows.append(
+            {
+                "environment": env, "agent": agent, "steps": f"{np.median([run['steps'] for run in runs]):,.0f}",
+                "seeds": str(len(runs)), "IQM [95 % interval]": f"{iqm:,.{digits}f} [{low:,.{digits}f}, {high:,.{digits}f}]",
+                "worst seed": f"{means.min():,.{digits}f}", **measured(runs, threshold, window),
+                "gradient steps": f"{runs[0]['gradient_steps']:,}",
+                "seconds (median)": f"{np.median([run['seconds'] for run in runs]):.0f}",
+            }
+        )  # fmt: skip
+    headings = list(dict.fromkeys(heading for row in sorted(rows, key=len, reverse=True) for heading in row))
+    print("| " + " | ".join(headings) + " |")
+    print("|---" * len(headings) + "|")
+    for row in rows:
+        print("| " + " | ".join(row.get(heading, "") for heading in headings) + " |")
 
 
 def curves(paths: list[str], out: str, window: int, linear: bool) -> None:
@@ -76,8 +134,8 @@ def curves(paths: list[str], out: str, window: int, linear: bool) -> None:
     :param linear: whether the axis of environment steps is linear, not logarithmic
     """
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    for i, ((agent, steps), runs) in enumerate(group(paths).items()):
-        grid = np.linspace(0, steps, 200)
+    for i, ((_, agent, _), runs) in enumerate(group(paths).items()):
+        grid = np.linspace(0, max(run["steps"] for run in runs), 200)
         lines = []
         for run in runs:
             returns, ends = np.array(run["train_returns"]), np.cumsum(run["train_lengths"])
@@ -100,13 +158,14 @@ def main() -> None:
     parser.add_argument("what", choices=["table", "curves"])
     parser.add_argument("results", nargs="+")
     parser.add_argument("--out", help="of the figure")
-    parser.add_argument("--window", type=int, default=10)
+    parser.add_argument("--window", type=int, help="trailing episodes that are averaged: 100 for a table, 10 for curves")
+    parser.add_argument("--threshold", type=float, help="of a table: also the steps to this mean training return")
     parser.add_argument("--linear", action="store_true", help="axis of environment steps")
     args = parser.parse_args()
     if args.what == "table":
-        table(args.results)
+        table(args.results, args.threshold, args.window or 100)
     else:
-        curves(args.results, args.out or "docs/figures/cartpole.png", args.window, args.linear)
+        curves(args.results, args.out or "docs/figures/cartpole.png", args.window or 10, args.linear)
 
 
 if __name__ == "__main__":
