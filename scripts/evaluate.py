@@ -7,8 +7,12 @@ wrappers, schedules and hyperparameters, then plays deterministic episodes on a 
 
     python scripts/evaluate.py --env CartPole-v1 --agents dai dqn --steps 5000 --seeds 100-109 --out docs/results/x.json
 
+    python scripts/evaluate.py --env MountainCar-v0 --agents dai --variants scripts/ablation.yml --steps 20000 ...
+    python scripts/evaluate.py --env sb3_dai/DeepSea-v0 --env-kwargs size=15 --agents dai dqn --steps 15000 ...
+
 An agent is ALGO, or ALGO:CONF with CONF a hyperparameter file (a path, or the name of a packaged one such as
-``himst``), or ALGO:default for the constructor's own defaults.
+``himst``), or ALGO:default for the constructor's own defaults. Peers that RL Zoo has no entry for have one in
+scripts/peers.yml. The package's own worlds are also measured by more than the return: scripts/measures.py.
 """
 
 import argparse

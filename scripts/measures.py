@@ -65,6 +65,17 @@ def steps_to_threshold(result: dict[str, Any], threshold: float, window: int = 1
     return int(ends[points - 1 + reached[0]]) if len(reached) else None
 
 
+def median_reached(values: list[int | None]) -> str:
+    """
+    :param values: when each seed reached something, None if it did not
+    :return: median over all seeds, with those that did not as never, and how many reached it
+    """
+    reached = [value for value in values if value is not None]
+    median = np.median([np.inf if value is None else value for value in values])
+    number = f"{median:,.0f}" if np.isfinite(median) else "-"
+    return f"{number} ({len(reached)} of {len(values)})"
+
+
 def shorten(returns: Sequence[float], lengths: Sequence[int], max_points: int | None) -> dict[str, Any]:
     """
     :param returns: of each training episode

@@ -17,7 +17,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from measures import steps_to_threshold
+from measures import median_reached, steps_to_threshold
 from rliable import library, metrics
 
 matplotlib.use("Agg")
@@ -48,17 +48,6 @@ def group(paths: list[str]) -> dict[tuple[str, str, int], list[Run]]:
             steps = 0 if run["agent"].startswith("reinforce") else run["steps"]
             groups.setdefault((run["env"], label(run), steps), []).append(run)
     return groups
-
-
-def median_reached(values: list[int | None]) -> str:
-    """
-    :param values: when each seed reached something, None if it did not
-    :return: median over all seeds, with those that did not as never, and how many reached it
-    """
-    reached = [value for value in values if value is not None]
-    median = np.median([np.inf if value is None else value for value in values])
-    number = f"{median:,.0f}" if np.isfinite(median) else "-"
-    return f"{number} ({len(reached)} of {len(values)})"
 
 
 def measured(runs: list[Run], threshold: float | None, window: int) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """The measures of scripts/evaluate.py: records worked by hand, and short runs in worlds where the answer is known."""
 
+import inspect
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from measures import (
     TVShare,
     action_probabilities,
     measure_of,
+    median_reached,
     right_actions,
     settled_at,
     shorten,
@@ -50,6 +53,13 @@ def test_steps_to_threshold():
     assert steps_to_threshold(result, 5.5, window=2) is None
     assert steps_to_threshold(result, 0.0, window=5) is None
     assert steps_to_threshold({**result, "episodes_per_point": 10}, 3.0, window=20) == 60
+
+
+def test_seeds_that_never_get_there_count_in_the_median():
+    assert median_reached([100, 200, None]) == "200 (2 of 3)"
+    assert median_reached([100, None, None]) == "- (1 of 3)"
+    assert median_reached([1000, 3000]) == "2,000 (2 of 2)"
+    assert median_reached([100, None]) == "- (1 of 2)"  # half is not more than half
 
 
 def test_shortened_records_keep_means_and_steps():
@@ -127,6 +137,13 @@ def test_every_peer_is_found_and_dai_has_a_default():
     assert hyperparameters("dai", "sb3_dai/GridWorld-v0")["policy"] == "MlpPolicy"
     with pytest.raises(ValueError, match="no entry of ddpg for --env sb3_dai/GridWorld-v0"):
         hyperparameters("ddpg", "sb3_dai/GridWorld-v0")
+
+
+def test_the_ablation_sets_what_dai_takes():
+    variants = yaml.safe_load((PEERS.parent / "ablation.yml").read_text())
+    assert variants["default"] == {}
+    names = inspect.signature(DAI).parameters
+    assert all(name in names for params in variants.values() for name in params)
 
 
 def test_policy_kwargs_are_merged():
