@@ -129,14 +129,18 @@ class Measure(BaseCallback):
     :param total_steps: steps of the run
     """
 
-    solved = False
-    """Whether ``--stop-when-solved`` may end the run."""
-
     def __init__(self, env: gym.Env, horizon: int, total_steps: int) -> None:
         super().__init__()
         self.world: Any = env
         self.horizon, self.total_steps = horizon, total_steps
         self.stop_when_solved = False
+
+    @property
+    def solved(self) -> bool:
+        """
+        :return: whether ``--stop-when-solved`` may end the run
+        """
+        return False
 
     def watch(self) -> None:
         """Called after each step."""
@@ -160,7 +164,7 @@ class BadEpisodes(Measure):
         self.n_bad = 0
 
     @property
-    def solved(self) -> bool:  # type: ignore[override]
+    def solved(self) -> bool:
         return len(self.bad) >= SOLVED_EPISODES and self.n_bad < SOLVED_FRACTION * len(self.bad)
 
     def watch(self) -> None:
