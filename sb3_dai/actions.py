@@ -276,6 +276,15 @@ class CategoricalActions(nn.Module):
         prob = F.softmax(self._logits(action_precision * outputs), dim=-1)
         return th.multinomial(prob.flatten(end_dim=1), 1).reshape(-1, self.shape[0])
 
+    def best(self, outputs: th.Tensor, efe: CategoricalEFE) -> th.Tensor:
+        """
+        :param outputs: of the policy net, shape (batch, policy_dim)
+        :param efe: at the same states
+        :return: indices of the lowest first part of the EFE, shape (batch, n_choices)
+        """
+        extrinsic = fe.pessimistic(efe.table[:, :, 0])
+        return extrinsic.masked_fill(~self.possible, NEVER).argmin(dim=-1)
+
 
 class GaussianActions(nn.Module):
     """
@@ -335,6 +344,18 @@ class GaussianActions(nn.Module):
             return th.tanh(outputs.chunk(2, dim=-1)[0])
         mean, log_std = self._gaussian(outputs)
         return GaussianHabit(mean, log_std - 0.5 * math.log(action_precision)).actions
+
+    def best(self, outputs: th.Tensor, efe: GaussianEFE, n_samples: int = 32) -> th.Tensor:
+        """
+        :param outputs: of the policy net, shape (batch, policy_dim)
+        :param efe: at the same states
+        :param n_samples: candidates that are drawn from the policy, beside its median
+        :return: the candidate of the lowest first part of the EFE, in [-1, 1], shape (batch, code_dim)
+        """
+        candidates = th.cat([self.act(outputs, True), self.act(outputs.repeat(n_samples, 1), False)])
+        features = efe.features.repeat(n_samples + 1, 1)
+        extrinsic = fe.pessimistic(GaussianEFE(efe.net, features)(candidates))[:, 0].reshape(n_samples + 1, -1)
+        return candidates.reshape(n_samples + 1, *outputs.shape[:1], -1)[extrinsic.argmin(dim=0), th.arange(len(outputs))]
 
 
 ActionModel = CategoricalActions | GaussianActions

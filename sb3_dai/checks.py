@@ -37,6 +37,17 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, whol
     raise ValueError(f"{name}={value!r}: give a {'whole' if whole else 'finite'} number {bounds}".rstrip())
 
 
+def check_choice(name: str, value: Any, *choices: str) -> None:
+    """
+    :param name: the argument
+    :param value: what it got
+    :param choices: what it may be
+    :raises ValueError: if it is something else
+    """
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: choose " + " or ".join(f'"{choice}"' for choice in choices))
+
+
 def value_at(progress_remaining: float, name: str, value: Any, low: float) -> float:
     """
     :param progress_remaining: from 1 at the beginning to 0 at the end of training
@@ -87,11 +98,12 @@ def check_arguments(model: "DAI") -> None:
     if model.exploration_fraction == 0:
         raise ValueError("exploration_fraction=0: give a number above 0 (1e-6 for a constant final entropy)")
     check_number("preference_weight", model.preference_weight, low=0)
-    check_schedule("epistemic_weight (or a schedule)", model.epistemic_weight, low=0)
+    if model.epistemic_weight != "auto":
+        check_schedule('epistemic_weight (or a schedule or "auto")', model.epistemic_weight, low=0)
     check_number("prediction_error_weight", model.prediction_error_weight, low=-math.inf)
     if not callable(model.learning_rate):
         check_number("learning_rate", model.learning_rate, low=0)
-    if model.precision not in ("auto", None):
+    if model.precision != "auto":
         check_schedule('precision (or a schedule or "auto")', model.precision, low=MIN_PRECISION)
     check_habit_prior(model.habit_prior, model.action_space, model.precision)
     check_number("action_precision", model.action_precision, low=MIN_PRECISION)
@@ -105,8 +117,7 @@ def check_arguments(model: "DAI") -> None:
         )
     if model.max_grad_norm is not None:
         check_number("max_grad_norm (or None)", model.max_grad_norm, low=1e-12)
-    if model.value_loss not in ("huber", "mse"):
-        raise ValueError(f'value_loss={model.value_loss!r}: choose "huber" or "mse"')
+    check_choice("value_loss", model.value_loss, "huber", "mse")
     if model.target_update_interval is not None:
         check_number("target_update_interval (or None)", model.target_update_interval, low=1, whole=True)
         if model.n_envs > model.target_update_interval:

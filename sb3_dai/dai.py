@@ -6,7 +6,6 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -34,14 +33,12 @@ from sb3_dai.policies import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
 from sb3_dai.preferences import Preference, RewardPreference, check_preference
 from sb3_dai.replay import TransitionBatch, end_returns, sample_transitions
 from sb3_dai.saving import CrashSafeSaving
+from sb3_dai.transitions import DirichletTransitions
 
 SelfDAI = TypeVar("SelfDAI", bound="DAI")
 
 LEARNING_RATE = LinearSchedule(2e-3, 2e-4, 1.0)
 """Fast at first, and a tenth of that by the end, so that the final checkpoint is not one of an oscillation."""
-
-PRECISION = 2.0
-"""Default for actions that can be counted: it suits rewards near 1 a step."""
 
 
 class DAI(CrashSafeSaving):
@@ -88,7 +85,7 @@ class DAI(CrashSafeSaving):
     :param precision: inverse temperature of the EFE in the policy's free energy: a positive number, a function of the
         current progress remaining (from 1 to 0) that returns one, or "auto" to learn it from a target of the policy's
         entropy, which is minus the number of dimensions for ``Box`` actions and follows the three ``exploration_``
-        arguments for others. By default "auto" for ``Box`` and 2 for others, which suits rewards near 1 a step.
+        arguments for others.
     :param action_precision: alpha of pymdp, how decided the actions are: they are drawn from Q(a|s)^alpha, normalised, in
         training and by ``predict(deterministic=False)``. For ``Box`` actions it divides the standard deviation before
         squashing by sqrt(alpha). What is learned remains Q(a|s).
@@ -104,8 +101,9 @@ class DAI(CrashSafeSaving):
         the observations of good episodes are.
     :param preference_weight: weight of the extrinsic term
     :param epistemic_weight: weight of the epistemic term, it can be a function of the current progress remaining (from 1
-        to 0). The information gain is in units of the highest running mean it had, so that it fades as the world model
-        learns.
+        to 0), or "auto" to raise it while the policy gains less information than a slow copy of it would. The information
+        gain is in units of the highest running mean it had, so that it fades as the world model learns. Its value goes on
+        after the end of an episode, with the average of all states.
     :param epistemic_gamma: the discount factor of the epistemic term
     :param prediction_error_weight: weight of the prediction error: positive avoids surprise, negative seeks it
     :param bootstrap_entropy: share of the policy's entropy in the extrinsic target: 1 is a soft value, 0 a plain one.
@@ -152,15 +150,15 @@ class DAI(CrashSafeSaving):
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
         target_update_interval: int | None = None,
-        precision: float | str | Schedule | None = None,
+        precision: float | str | Schedule = "auto",
         action_precision: float = 1.0,
         habit_prior: HabitPrior = None,
         exploration_fraction: float = 0.5,
-        exploration_initial_entropy: float = 0.9,
-        exploration_final_entropy: float = 0.6,
+        exploration_initial_entropy: float = 0.7,
+        exploration_final_entropy: float = 0.2,
         preference: Preference | None = None,
         preference_weight: float = 1.0,
-        epistemic_weight: float | Schedule = 0.1,
+        epistemic_weight: float | str | Schedule = 0.3,
         epistemic_gamma: float = 0.99,
         prediction_error_weight: float = 0.0,
         bootstrap_entropy: float = 0.0,
@@ -272,6 +270,9 @@ class DAI(CrashSafeSaving):
         for info in infos:
             check_finite("terminal observation", info.get("terminal_observation", 0.0))
         self.preference.observe(new_obs, reward, dones, infos)
+        if isinstance(self.policy.transition_model, DirichletTransitions):
+            ends = [info.get("terminal_observation", obs) for info, obs in zip(infos, new_obs, strict=True)]
+            self.policy.transition_model.count(self._last_obs, buffer_action[:, 0], np.array(ends))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _on_step(self) -> None:
@@ -301,9 +302,10 @@ class DAI(CrashSafeSaving):
             # World model: the likelihood of what happened, the surprise it was and what is not known about it. It reads the
             # features and does not shape them: what is easy to predict is not what tells good actions from bad ones
             prediction = policy.predict_outcome(features.detach(), actions)
-            transition_loss = (prediction.nll(outcome) * batch.has_successor).mean()
+            weights = batch.has_successor * policy.bootstrap_weights(len(actions))
+            transition_loss = (prediction.nll(outcome) * weights).mean()
             prediction_error = prediction.error(outcome) * batch.has_successor
-            information_gain = prediction.information_gain()
+            information_gain = policy.novelty_of(prediction)
 
             # Value net: bootstrap the EFE of the action taken, part by part
             target = self._efe_target(batch, next_features, information_gain, prediction_error)
@@ -322,8 +324,12 @@ class DAI(CrashSafeSaving):
             losses = {"transition_loss": transition_loss, "value_loss": value_loss, "policy_loss": policy_loss}
             if precision == "auto":
                 losses["precision_loss"] = fe.precision_loss(policy.log_precision, entropy, target_entropy)
+            if self.epistemic_weight == "auto":
+                gains = policy.novelty_of_actions(features), policy.novelty_of_actions(features, target=True)
+                scaled = [gain / (policy.novelty_scale.peak + 1e-8) for gain in gains]
+                losses["epistemic_weight_loss"] = fe.epistemic_weight_loss(policy.log_epistemic_weight, *scaled)
             loss = self._optimize(losses)
-            scalars = {"loss": loss, **losses, "precision": policy.precision}
+            scalars = {"loss": loss, **losses, "precision": policy.precision, "epistemic_weight": head_weights[1]}
             samples = {
                 "vfe": prediction_error + divergence,
                 "prediction_error": prediction_error,
@@ -342,13 +348,11 @@ class DAI(CrashSafeSaving):
 
     def _precision(self) -> float | str:
         """
-        :return: the precision asked for, or the default of the action space
+        :return: the precision at present, or "auto"
         """
-        if self.precision == "auto":
-            return "auto"
-        if self.precision is not None:
-            return value_at(self._current_progress_remaining, "precision", self.precision, MIN_PRECISION)
-        return "auto" if isinstance(self.action_space, spaces.Box) else PRECISION
+        if isinstance(self.precision, str):
+            return self.precision
+        return value_at(self._current_progress_remaining, "precision", self.precision, MIN_PRECISION)
 
     def _log_habit_prior(self, observations: PyTorchObs) -> th.Tensor | float:
         """
@@ -374,10 +378,14 @@ class DAI(CrashSafeSaving):
             extrinsic target, beside the policy's entropy. A head also learns in proportion to its weight, so that what does
             not act does not shape the shared layers.
         """
-        epistemic_weight = value_at(self._current_progress_remaining, "epistemic_weight", self.epistemic_weight, 0.0)
-        if self.policy.ensemble_size == 1:
-            epistemic_weight = 0.0
-        return th.tensor([1.0, epistemic_weight, self.prediction_error_weight], device=self.device)
+        weights = th.tensor([1.0, 0.0, self.prediction_error_weight], device=self.device)
+        if not self.policy.can_gain_information:
+            return weights
+        if self.epistemic_weight == "auto":
+            weights[1:2] = self.policy.log_epistemic_weight.detach().exp()
+        else:
+            weights[1] = value_at(self._current_progress_remaining, "epistemic_weight", self.epistemic_weight, 0.0)
+        return weights
 
     @th.no_grad()
     def _efe_target(
@@ -404,11 +412,13 @@ class DAI(CrashSafeSaving):
         discount = n_step.discounts if n_step.discounts is not None else self.gamma
         soft_efe = last_efe[:, :1] - self.bootstrap_entropy / self.policy.precision * last_entropy
         log_preference = self.preference.log_prob(n_step)
-        novelty = self.policy.information_gain_scale(information_gain)
+        next_epistemic = next_efe[:, 1:2]
+        elsewhere = self.policy.mean_epistemic_efe(next_epistemic)
+        novelty = self.policy.novelty_scale(information_gain)
         return th.cat(
             [
                 fe.bootstrapped_efe(-self.preference_weight * log_preference, n_step.dones, discount, soft_efe),
-                fe.bootstrapped_efe(-novelty, one_step.dones, self.epistemic_gamma, next_efe[:, 1:2]),
+                fe.continuing_efe(-novelty, one_step.dones, self.epistemic_gamma, next_epistemic, elsewhere),
                 fe.bootstrapped_efe(prediction_error, one_step.dones, self.gamma, next_efe[:, 2:]),
             ],
             dim=1,

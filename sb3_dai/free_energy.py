@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 LOG_2_PI = math.log(2.0 * math.pi)
 
+RESOLUTION = 0.1
+"""Standard deviation, in units of the typical change, with which an outcome is told from another."""
+
 
 def gaussian_nll(mean: th.Tensor, log_var: th.Tensor, target: th.Tensor) -> th.Tensor:
     """
@@ -42,19 +45,32 @@ def prediction_error(mean: th.Tensor, target: th.Tensor) -> th.Tensor:
     return (mean.mean(dim=0) - target).square().mean(dim=-1, keepdim=True)
 
 
-def information_gain(mean: th.Tensor, log_var: th.Tensor) -> th.Tensor:
+def information_gain(mean: th.Tensor, log_var: th.Tensor, resolution: float = RESOLUTION) -> th.Tensor:
     """
     Expected information about the transition model's parameters, in nats: entropy of the ensemble's mixture minus
-    the mean entropy of its members (Tschantz et al. 2020, eq. 6), with the mixture moment-matched to a Gaussian:
-    ``0.5 sum_d log(1 + Var_k[mu_kd] / E_k[sigma_kd^2])``. It vanishes where members agree, however noisy the outcome.
+    the mean entropy of its members (Tschantz et al. 2020, eq. 6), with the mixture moment-matched to a Gaussian, for an
+    outcome that is seen with an error of standard deviation ``resolution``:
+    ``0.5 sum_d log(1 + Var_k[mu_kd] / (E_k[sigma_kd^2] + resolution^2))``. It vanishes where members agree, however noisy
+    the outcome. Without the resolution it need not fall with knowledge where nothing is random: the members' noise is
+    then their own error, which shrinks as fast as their disagreement.
 
     :param mean: member means, shape (ensemble_size, batch, dim)
     :param log_var: member log-variances, same shape
+    :param resolution: in the units of the outcome
     :return: shape (batch, 1), zero for a single member
     """
-    disagreement = mean.var(dim=0, unbiased=False)
-    noise = log_var.exp().mean(dim=0)
-    return 0.5 * th.log1p(disagreement / noise).sum(dim=-1, keepdim=True)
+    noise = log_var.exp().mean(dim=0) + resolution**2
+    return 0.5 * th.log1p(ensemble_variance(mean) / noise).sum(dim=-1, keepdim=True)
+
+
+def ensemble_variance(mean: th.Tensor) -> th.Tensor:
+    """
+    Variance of the members' means, their disagreement whatever the noise (Pathak et al. 2019, arXiv:1906.04161, eq. 1).
+
+    :param mean: member means, shape (ensemble_size, batch, dim)
+    :return: shape (batch, dim)
+    """
+    return mean.var(dim=0, unbiased=False)
 
 
 def categorical_nll(log_prob: th.Tensor, outcome: th.Tensor) -> th.Tensor:
@@ -123,6 +139,22 @@ def absorbed(log_prob: th.Tensor, terminated: th.Tensor, gamma: float) -> th.Ten
     return log_prob * (1.0 + terminated * gamma / (1.0 - gamma))
 
 
+def dirichlet_information_gain(counts: th.Tensor) -> th.Tensor:
+    """
+    Expected information about the parameters of a categorical distribution whose belief is a Dirichlet, in nats: entropy
+    of its mean minus its mean entropy (exact; the novelty of Friston et al. 2017, "Active inference, curiosity and
+    insight", eq. A.2, is its expansion for large counts).
+    ``sum_i p_i [ psi(alpha_i + 1) - psi(alpha_0 + 1) - log p_i ]`` with ``p = alpha / alpha_0``.
+
+    :param counts: alpha, positive, shape (..., n_states)
+    :return: shape (..., 1)
+    """
+    total = counts.sum(dim=-1, keepdim=True)
+    mean = counts / total
+    gain = mean * (th.digamma(counts + 1.0) - th.digamma(total + 1.0) - mean.log())
+    return gain.sum(dim=-1, keepdim=True).clamp(min=0.0)
+
+
 def pessimistic(efe: th.Tensor) -> th.Tensor:
     """
     The worse of several estimates of a cost: the maximum over value nets. It is clipped double Q-learning
@@ -167,6 +199,24 @@ def bootstrapped_efe(efe: th.Tensor, terminated: th.Tensor, discount: th.Tensor 
     :return: shape (batch, 1)
     """
     return efe + discount * (1.0 - terminated) * next_efe
+
+
+def continuing_efe(
+    efe: th.Tensor, terminated: th.Tensor, discount: float, next_efe: th.Tensor, elsewhere: th.Tensor
+) -> th.Tensor:
+    """
+    Bellman target of a value that does not end with the episode: after it the agent goes on, to what is on average
+    expected elsewhere. So the end of an episode is, on average, neither shunned nor sought for the sake of this value
+    (after Burda et al. 2019, arXiv:1810.12894, section 2.3, whose exploration bonus is not episodic).
+
+    :param efe: one-step EFE g, shape (batch, 1)
+    :param terminated: 1 where the episode truly ended, shape (batch, 1)
+    :param discount: discount of the next value
+    :param next_efe: expected EFE at the next state, shape (batch, 1)
+    :param elsewhere: mean of expected EFEs, shape (1,)
+    :return: shape (batch, 1)
+    """
+    return efe + discount * (next_efe + terminated * (elsewhere - next_efe))
 
 
 def policy_divergence(
@@ -230,3 +280,16 @@ def precision_loss(log_precision: th.Tensor, entropy: th.Tensor, target_entropy:
     :return: scalar
     """
     return (log_precision * (target_entropy - entropy.detach())).mean()
+
+
+def epistemic_weight_loss(log_weight: th.Tensor, information_gain: th.Tensor, reference: th.Tensor) -> th.Tensor:
+    """
+    Dual descent on the weight of the epistemic value (Sukhija et al. 2024, "MaxInfoRL", arXiv:2412.12098, section 4): the
+    weight rises while the policy gains less information than a slow copy of it would.
+
+    :param log_weight: shape (1,)
+    :param information_gain: of the policy's actions, shape (batch, 1)
+    :param reference: of the slow copy's actions at the same states, shape (batch, 1)
+    :return: scalar
+    """
+    return (log_weight * (information_gain - reference).detach()).mean()

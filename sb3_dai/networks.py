@@ -188,21 +188,46 @@ class RunningNorm(nn.Module):
         return scaled + self.mean if self.center else scaled
 
 
+class RunningMean(nn.Module):
+    """
+    Mean of a stream of batches: an exact average at first, an exponential one after ``horizon`` batches.
+
+    :param horizon: number of batches that the average looks back on
+    """
+
+    mean: th.Tensor
+    n_batches: th.Tensor
+
+    def __init__(self, horizon: int = 100) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.register_buffer("mean", th.zeros(1))
+        self.register_buffer("n_batches", th.zeros(1))
+
+    @th.no_grad()
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: a batch, any shape
+        :return: mean of all so far, shape (1,)
+        """
+        self.n_batches.add_(1.0)
+        self.mean.lerp_(inputs.mean(), self.n_batches.clamp(max=self.horizon).reciprocal())
+        return self.mean
+
+
 class RunningPeak(nn.Module):
     """
     Scale of a quantity that falls as training goes on: the highest value of its running mean. Divided by its current
     mean instead, it would never fade, and its noise would be all that is left of it.
 
-    :param rate: share of a new batch in the running mean
+    :param horizon: number of batches that the running mean looks back on
     """
 
-    mean: th.Tensor
     peak: th.Tensor
 
-    def __init__(self, rate: float = 0.01) -> None:
+    def __init__(self, horizon: int = 100) -> None:
         super().__init__()
-        self.rate = rate
-        self.register_buffer("mean", th.zeros(1))
+        self.running = RunningMean(horizon)
         self.register_buffer("peak", th.zeros(1))
 
     @th.no_grad()
@@ -213,8 +238,7 @@ class RunningPeak(nn.Module):
         :param inputs: not negative, any shape
         :return: in units of the peak, same shape
         """
-        self.mean.lerp_(inputs.mean(), self.rate)
-        th.maximum(self.peak, self.mean, out=self.peak)
+        th.maximum(self.peak, self.running(inputs), out=self.peak)
         return inputs / (self.peak + 1e-8)
 
 

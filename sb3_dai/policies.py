@@ -9,11 +9,11 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_dai.actions import EFE, Habit, action_model
-from sb3_dai.checks import MIN_PRECISION, check_number
-from sb3_dai.networks import EnsembleMLP, RunningNorm, RunningPeak, SmallCNN
+from sb3_dai.actions import Habit, action_model
+from sb3_dai.checks import MIN_PRECISION, check_choice, check_number
+from sb3_dai.networks import EnsembleMLP, RunningMean, RunningNorm, RunningPeak, SmallCNN
 from sb3_dai.saving import CrashSafePolicy
-from sb3_dai.transitions import Prediction, transition_model
+from sb3_dai.transitions import DirichletTransitions, Prediction, transition_model
 
 VALUE_HEADS = ("extrinsic", "epistemic", "prediction_error")
 """The parts of the EFE, each with its own head in the value net. Their weighted sum is G."""
@@ -37,9 +37,18 @@ class DAIPolicy(CrashSafePolicy):
     :param layer_norm: Whether the hidden layers of the policy and value nets are layer-normalised. Bootstrapping needs it;
         the transition net learns by plain regression from inputs that are normalised already.
     :param normalize_features: Whether the nets read the features in units of their running standard deviation
+    :param transition_model: "ensemble", or "dirichlet" to count instead: for ``Discrete`` observations and actions, exact
+    :param prior_count: Of each next state in the "dirichlet" model before anything was seen, by default 1 / number of states
     :param ensemble_size: Number of members of the transition ensemble; one alone has no information gain
+    :param bootstrap_share: Share of each batch that a member of the ensemble learns from, drawn afresh for each member
+        ("online bootstrap", Osband & Van Roy 2015, arXiv:1507.00300), so that members differ by more than their start
+    :param prior_scale: Factor of a fixed random net that is added to each member's output (randomised priors, Osband et al.
+        2018, arXiv:1806.03335), so that members disagree where there is no data; 0 for none
+    :param novelty: What the epistemic value is about: "information_gain", or the ensemble's "variance" whatever the noise
     :param n_critics: Number of value nets; the bootstrap takes the worst of them
     :param lr_multipliers: Factors on the learning rate of the nets "transition", "policy", "value" (1 if absent)
+    :param greedy: What ``predict(deterministic=True)`` takes: the most probable action of the "habit" Q(a|s), or the best by
+        the "extrinsic" value alone, without curiosity (of 32 samples and the median for ``Box`` actions)
     :param action_precision: As in :class:`sb3_dai.dai.DAI`, which sets it
     :param features_extractor_class: Features extractor to use. All three nets read it; the policy and value nets train it.
     :param features_extractor_kwargs: Keyword arguments to pass to the features extractor.
@@ -60,8 +69,14 @@ class DAIPolicy(CrashSafePolicy):
         activation_fn: type[nn.Module] = nn.ReLU,
         layer_norm: bool = True,
         normalize_features: bool = True,
+        transition_model: str = "ensemble",
+        prior_count: float | None = None,
         ensemble_size: int = 5,
+        bootstrap_share: float = 1.0,
+        prior_scale: float = 0.0,
+        novelty: str = "information_gain",
         n_critics: int = 2,
+        greedy: str = "habit",
         lr_multipliers: dict[str, float] | None = None,
         action_precision: float = 1.0,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
@@ -89,6 +104,13 @@ class DAIPolicy(CrashSafePolicy):
             check_number(f"net_arch={net_arch!r} has size", size, low=1, whole=True)
         check_number("ensemble_size", ensemble_size, low=1, whole=True)
         check_number("n_critics", n_critics, low=1, whole=True)
+        check_number("bootstrap_share", bootstrap_share, low=1e-3, high=1)
+        check_number("prior_scale", prior_scale, low=0)
+        if prior_count is not None:
+            check_number("prior_count (or None)", prior_count, low=1e-6)
+        check_choice("transition_model", transition_model, "ensemble", "dirichlet")
+        check_choice("novelty", novelty, "information_gain", "variance")
+        check_choice("greedy", greedy, "habit", "extrinsic")
         check_number("action_precision", action_precision, low=MIN_PRECISION)
         unknown = set(lr_multipliers or {}) - set(NET_NAMES)
         if unknown:
@@ -100,8 +122,14 @@ class DAIPolicy(CrashSafePolicy):
         self.activation_fn = activation_fn
         self.layer_norm = layer_norm
         self.normalize_features = normalize_features
+        self.transition_model_kind = transition_model
+        self.prior_count = prior_count
         self.ensemble_size = ensemble_size
+        self.bootstrap_share = bootstrap_share
+        self.prior_scale = prior_scale
+        self.novelty = novelty
         self.n_critics = n_critics
+        self.greedy = greedy
         self.lr_multipliers = dict(lr_multipliers or {})
         self.action_precision = action_precision
         self._build(lr_schedule)
@@ -131,10 +159,16 @@ class DAIPolicy(CrashSafePolicy):
         def mlp(n_members: int, input_dim: int, output_dim: int, layer_norm: bool = self.layer_norm) -> EnsembleMLP:
             return EnsembleMLP(n_members, input_dim, output_dim, self.net_arch, self.activation_fn, layer_norm)
 
-        self.transition_model = transition_model(self.observation_space, features_dim)
-        self.transition_net = mlp(
-            self.ensemble_size, features_dim + code_dim, self.transition_model.output_dim, layer_norm=False
+        counts = self.transition_model_kind == "dirichlet"
+        self.transition_model = transition_model(
+            self.observation_space, features_dim, self.action_space, counts, self.prior_count
         )
+        self.transition_net = self.transition_prior = None
+        if not isinstance(self.transition_model, DirichletTransitions):
+            size = self.ensemble_size, features_dim + code_dim, self.transition_model.output_dim
+            self.transition_net = mlp(*size, layer_norm=False)
+            if self.prior_scale > 0.0:
+                self.transition_prior = mlp(*size, layer_norm=False).requires_grad_(False)
         self.policy_net = mlp(1, features_dim, self.action_model.policy_dim)
         self.value_net = mlp(self.n_critics, value_input_dim, value_dim)
 
@@ -147,15 +181,20 @@ class DAIPolicy(CrashSafePolicy):
             module.train(False)
 
         self.features_norm = RunningNorm(features_dim)
-        self.information_gain_scale = RunningPeak()
+        self.novelty_scale = RunningPeak()
+        self.mean_epistemic_efe = RunningMean()
         self.log_precision = nn.Parameter(th.zeros(1))
+        self.log_epistemic_weight = nn.Parameter(th.zeros(1))
+        # For an automatic weight of the epistemic value, which compares the policy with a slow copy of it
+        self.policy_net_target = mlp(1, features_dim, self.action_model.policy_dim).requires_grad_(False)
+        self.policy_net_target.load_state_dict(self.policy_net.state_dict())
 
         if issubclass(self.optimizer_class, th.optim.Adam) and not {"fused", "foreach"} & set(self.optimizer_kwargs):
             self.optimizer_kwargs["fused"] = True
         learning_rate = lr_schedule(1)
         nets = {
-            "transition": [*self.transition_net.parameters()],
-            "policy": [*self.policy_net.parameters(), *self.features_extractor.parameters(), self.log_precision],
+            "transition": [] if self.transition_net is None else [*self.transition_net.parameters()],
+            "policy": [*self.policy_net.parameters(), *self.features_extractor.parameters(), *self.dual_parameters()],
             "value": [*self.value_net.parameters()],
         }
         # One group for each multiplier, because each group costs a call of the optimizer
@@ -173,15 +212,25 @@ class DAIPolicy(CrashSafePolicy):
         """Inverse temperature of the EFE, shape (1,)."""
         return self.log_precision.detach().exp()
 
+    @property
+    def can_gain_information(self) -> bool:
+        """Whether the world model says what it does not know: one member alone cannot disagree."""
+        return self.ensemble_size > 1 or isinstance(self.transition_model, DirichletTransitions)
+
+    def dual_parameters(self) -> list[nn.Parameter]:
+        """What dual descent learns. Its gradient is not to be clipped with the nets'."""
+        return [self.log_precision, self.log_epistemic_weight]
+
     def net_parameters(self) -> list[nn.Parameter]:
-        """All that is trained but the precision, whose gradient is not to be clipped with the nets'."""
-        return [p for group in self.optimizer.param_groups for p in group["params"] if p is not self.log_precision]
+        """All that is trained but what dual descent learns."""
+        dual = {id(p) for p in self.dual_parameters()}
+        return [p for group in self.optimizer.param_groups for p in group["params"] if id(p) not in dual]
 
     def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
         """The parameters that have a target, and the target's, in the same order."""
-        online: list[th.Tensor] = [*self.value_net.parameters(), *self.features_extractor.parameters()]
-        target: list[th.Tensor] = [*self.value_net_target.parameters(), *self.features_extractor_target.parameters()]
-        return online, target
+        online = [self.value_net, self.policy_net, self.features_extractor]
+        target = [self.value_net_target, self.policy_net_target, self.features_extractor_target]
+        return [p for net in online for p in net.parameters()], [p for net in target for p in net.parameters()]
 
     def features(self, obs: PyTorchObs, target: bool = False) -> th.Tensor:
         """
@@ -233,7 +282,43 @@ class DAIPolicy(CrashSafePolicy):
         :param actions: coded actions, shape (batch, code_dim)
         :return: p_k(.|s,a) of each member
         """
-        return self.transition_model(self.transition_net(th.cat([features, actions], dim=1)))
+        if isinstance(self.transition_model, DirichletTransitions):
+            return self.transition_model.predict(features, actions)
+        assert self.transition_net is not None
+        inputs = th.cat([features, actions], dim=1)
+        outputs = self.transition_net(inputs)
+        if self.transition_prior is not None:
+            outputs = outputs + self.prior_scale * self.transition_prior(inputs)
+        return self.transition_model(outputs)
+
+    def bootstrap_weights(self, batch_size: int) -> th.Tensor | float:
+        """
+        :param batch_size: number of transitions
+        :return: weight of each transition in the loss of each member of the ensemble, shape (ensemble_size, batch, 1), of
+            mean 1; or 1 if all learn from all
+        """
+        if self.bootstrap_share == 1.0:
+            return 1.0
+        drawn = th.rand(self.ensemble_size, batch_size, 1, device=self.device) < self.bootstrap_share
+        return drawn / self.bootstrap_share
+
+    def novelty_of(self, prediction: Prediction) -> th.Tensor:
+        """
+        :param prediction: of the transition ensemble
+        :return: what the epistemic value is about, shape (batch, 1)
+        """
+        return prediction.information_gain() if self.novelty == "information_gain" else prediction.variance()
+
+    @th.no_grad()
+    def novelty_of_actions(self, features: th.Tensor, target: bool = False) -> th.Tensor:
+        """
+        :param features: shape (batch, features_dim)
+        :param target: whether the slow copy of the policy acts
+        :return: novelty of one action drawn from the policy in each state, shape (batch, 1)
+        """
+        net = self.policy_net_target if target else self.policy_net
+        actions = self.encode(self.action_model.act(net(features)[0], deterministic=False))
+        return self.novelty_of(self.predict_outcome(features, actions))
 
     def habit(self, features: th.Tensor) -> Habit:
         """
@@ -244,7 +329,7 @@ class DAIPolicy(CrashSafePolicy):
         """
         return self.action_model.habit(self.policy_net(features)[0])
 
-    def efe(self, features: th.Tensor, target: bool = False) -> EFE:
+    def efe(self, features: th.Tensor, target: bool = False) -> Any:
         """
         The value net.
 
@@ -258,8 +343,12 @@ class DAIPolicy(CrashSafePolicy):
         return self._predict(obs, deterministic=deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        outputs = self.policy_net(self.features(observation))[0]
-        actions = self.action_model.act(outputs, deterministic, self.action_precision)
+        features = self.features(observation)
+        outputs = self.policy_net(features)[0]
+        if deterministic and self.greedy == "extrinsic":
+            actions = self.action_model.best(outputs, self.efe(features))
+        else:
+            actions = self.action_model.act(outputs, deterministic, self.action_precision)
         if isinstance(self.action_space, spaces.Box):
             return actions
         # A space does not contain the actions of a larger type
@@ -314,7 +403,7 @@ class DAIPolicy(CrashSafePolicy):
         :return: the policy
         """
         super().train(mode)
-        for module in (self.features_extractor_target, self.value_net_target):
+        for module in (self.features_extractor_target, self.value_net_target, self.policy_net_target):
             module.train(False)
         return self
 
@@ -327,8 +416,14 @@ class DAIPolicy(CrashSafePolicy):
                 activation_fn=self.activation_fn,
                 layer_norm=self.layer_norm,
                 normalize_features=self.normalize_features,
+                transition_model=self.transition_model_kind,
+                prior_count=self.prior_count,
                 ensemble_size=self.ensemble_size,
+                bootstrap_share=self.bootstrap_share,
+                prior_scale=self.prior_scale,
+                novelty=self.novelty,
                 n_critics=self.n_critics,
+                greedy=self.greedy,
                 lr_multipliers=self.lr_multipliers,
                 action_precision=self.action_precision,
                 features_extractor_class=self.features_extractor_class,

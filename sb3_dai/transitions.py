@@ -6,6 +6,7 @@ A ``Prediction`` p_k(.|s,a) is that of each member k of the ensemble, made of th
 
 from typing import Any, Protocol
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -36,6 +37,11 @@ class Prediction(Protocol):
     def information_gain(self) -> th.Tensor:
         """
         :return: expected information about the model, in nats, shape (batch, 1)
+        """
+
+    def variance(self) -> th.Tensor:
+        """
+        :return: the members' disagreement, whatever the noise, shape (batch, 1)
         """
 
 
@@ -71,6 +77,12 @@ class GaussianPrediction:
         """
         return fe.information_gain(self.mean.detach(), self.log_var.detach())
 
+    def variance(self) -> th.Tensor:
+        """
+        :return: variance of the members' means, mean over dimensions, shape (batch, 1)
+        """
+        return fe.ensemble_variance(self.mean.detach()).mean(dim=-1, keepdim=True)
+
 
 class CategoricalPrediction:
     """
@@ -101,6 +113,31 @@ class CategoricalPrediction:
         :return: in nats, shape (batch, 1)
         """
         return fe.categorical_information_gain(self.log_prob.detach())
+
+    def variance(self) -> th.Tensor:
+        """
+        :return: variance of the members' probabilities, sum over states, shape (batch, 1)
+        """
+        return fe.ensemble_variance(self.log_prob.detach().exp()).sum(dim=-1, keepdim=True)
+
+
+class DirichletPrediction(CategoricalPrediction):
+    """
+    The mean of Dirichlet beliefs, as an ensemble of one, and what is still to be learned about them.
+
+    :param log_prob: shape (1, batch, n_states)
+    :param gain: information gain, shape (batch, 1)
+    """
+
+    def __init__(self, log_prob: th.Tensor, gain: th.Tensor) -> None:
+        super().__init__(log_prob)
+        self.gain = gain
+
+    def information_gain(self) -> th.Tensor:
+        """
+        :return: in nats, exact, shape (batch, 1)
+        """
+        return self.gain
 
 
 class GaussianTransitions(nn.Module):
@@ -175,15 +212,92 @@ class CategoricalTransitions(nn.Module):
         return CategoricalPrediction(F.log_softmax(outputs, dim=-1))
 
 
-TransitionModel = GaussianTransitions | CategoricalTransitions
+class DirichletTransitions(nn.Module):
+    """
+    Beliefs about each row of the transition matrix, learned by counting, as in pymdp: no net, and exact. Memory grows with
+    n_states^2 n_actions.
+
+    :param n_states: number of states
+    :param n_actions: number of actions
+    :param prior_count: of each next state before anything was seen; by default they sum to one
+    """
+
+    counts: th.Tensor
+    gains: th.Tensor
+
+    def __init__(self, n_states: int, n_actions: int, prior_count: float | None = None) -> None:
+        super().__init__()
+        prior = 1.0 / n_states if prior_count is None else prior_count
+        self.n_states = n_states
+        self.register_buffer("counts", th.full((n_states, n_actions, n_states), prior))
+        self.register_buffer(
+            "gains", fe.dirichlet_information_gain(self.counts[:1, :1]).expand(n_states, n_actions, 1).clone()
+        )
+
+    @th.no_grad()
+    def count(self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> None:
+        """
+        Learn from transitions, each of them once.
+
+        :param states: shape (batch,)
+        :param actions: same shape
+        :param next_states: same shape
+        """
+        for state, action, next_state in zip(states.tolist(), actions.tolist(), next_states.tolist(), strict=True):
+            row = self.counts[state, action]
+            row[next_state] += 1.0
+            self.gains[state, action] = fe.dirichlet_information_gain(row)
+
+    def outcome(
+        self, features: th.Tensor, next_features: th.Tensor, next_obs: PyTorchObs, has_successor: th.Tensor | float
+    ) -> th.Tensor:
+        """
+        :param features: of s, shape (batch, features_dim)
+        :param next_features: of s', same shape
+        :param next_obs: s' itself, any shape of batch elements
+        :param has_successor: (batch, 1), 0 where s' is not the successor of s
+        :return: index of the next state, shape (batch, 1)
+        """
+        assert isinstance(next_obs, th.Tensor)
+        return next_obs.long().reshape(-1, 1)
+
+    def predict(self, features: th.Tensor, actions: th.Tensor) -> DirichletPrediction:
+        """
+        :param features: one-hot s, scaled or not: its largest is the state's, shape (batch, n_states)
+        :param actions: one-hot, shape (batch, n_actions)
+        :return: p(.|s,a)
+        """
+        pairs = features.argmax(dim=1), actions.argmax(dim=1)
+        counts = self.counts[pairs]
+        return DirichletPrediction((counts / counts.sum(dim=-1, keepdim=True)).log().unsqueeze(0), self.gains[pairs])
 
 
-def transition_model(space: spaces.Space, features_dim: int) -> TransitionModel:
+TransitionModel = GaussianTransitions | CategoricalTransitions | DirichletTransitions
+
+
+def transition_model(
+    space: spaces.Space,
+    features_dim: int,
+    action_space: spaces.Space,
+    dirichlet: bool = False,
+    prior_count: float | None = None,
+) -> TransitionModel:
     """
     :param space: Observation space
     :param features_dim: number of features that are extracted from it
+    :param action_space: Action space
+    :param dirichlet: whether numbered states are counted instead of learned by a net
+    :param prior_count: of a Dirichlet model
     :return: its distribution
+    :raises ValueError: if what is to be counted has no numbers
     """
+    if dirichlet:
+        if not (isinstance(space, spaces.Discrete) and isinstance(action_space, spaces.Discrete)):
+            raise ValueError(
+                f'transition_model="dirichlet" counts Discrete observations and actions, not {space} and {action_space}: '
+                "use the ensemble"
+            )
+        return DirichletTransitions(int(space.n), int(action_space.n), prior_count)
     if isinstance(space, spaces.Discrete):
         return CategoricalTransitions(int(space.n))
     return GaussianTransitions(features_dim)
