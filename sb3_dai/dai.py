@@ -271,8 +271,9 @@ class DAI(CrashSafeSaving):
             check_finite("terminal observation", info.get("terminal_observation", 0.0))
         self.preference.observe(new_obs, reward, dones, infos)
         if isinstance(self.policy.transition_model, DirichletTransitions):
+            assert isinstance(self._last_obs, np.ndarray)
             ends = [info.get("terminal_observation", obs) for info, obs in zip(infos, new_obs, strict=True)]
-            self.policy.transition_model.count(self._last_obs, buffer_action[:, 0], np.array(ends))
+            self.policy.transition_model.count(self._last_obs, buffer_action, np.ravel(ends))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _on_step(self) -> None:

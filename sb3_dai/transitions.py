@@ -230,9 +230,8 @@ class DirichletTransitions(nn.Module):
         prior = 1.0 / n_states if prior_count is None else prior_count
         self.n_states = n_states
         self.register_buffer("counts", th.full((n_states, n_actions, n_states), prior))
-        self.register_buffer(
-            "gains", fe.dirichlet_information_gain(self.counts[:1, :1]).expand(n_states, n_actions, 1).clone()
-        )
+        unseen = fe.dirichlet_information_gain(self.counts[0, 0])
+        self.register_buffer("gains", unseen.expand(n_states, n_actions, 1).clone())
 
     @th.no_grad()
     def count(self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> None:
