@@ -255,14 +255,15 @@ class CategoricalActions(nn.Module):
         """
         return CategoricalHabit(F.log_softmax(self._logits(outputs), dim=-1))
 
-    def efe(self, net: EnsembleMLP, features: th.Tensor, n_parts: int) -> CategoricalEFE:
+    def efe(self, net: EnsembleMLP, features: th.Tensor, n_parts: int, known: th.Tensor | float = 0.0) -> CategoricalEFE:
         """
         :param net: the value net
         :param features: features of s, shape (batch, features_dim)
         :param n_parts: number of parts of G
+        :param known: what need not be learned of G, shape (batch, n_parts, n_choices, n_options)
         :return: G(s,.)
         """
-        return CategoricalEFE(net(features).unflatten(-1, (n_parts, *self.shape)), self.possible, self.even)
+        return CategoricalEFE(net(features).unflatten(-1, (n_parts, *self.shape)) + known, self.possible, self.even)
 
     def act(self, outputs: th.Tensor, deterministic: bool, action_precision: float = 1.0) -> th.Tensor:
         """
@@ -323,11 +324,12 @@ class GaussianActions(nn.Module):
         mean, log_std = outputs.chunk(2, dim=-1)
         return mean, log_std.clamp(MIN_LOG_STD, MAX_LOG_STD)
 
-    def efe(self, net: EnsembleMLP, features: th.Tensor, n_parts: int) -> GaussianEFE:
+    def efe(self, net: EnsembleMLP, features: th.Tensor, n_parts: int, known: th.Tensor | float = 0.0) -> GaussianEFE:
         """
         :param net: the value net
         :param features: features of s, shape (batch, features_dim)
         :param n_parts: number of parts of G
+        :param known: nothing
         :return: G(s,.)
         """
         return GaussianEFE(net, features)

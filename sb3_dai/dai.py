@@ -40,6 +40,9 @@ SelfDAI = TypeVar("SelfDAI", bound="DAI")
 LEARNING_RATE = LinearSchedule(2e-3, 2e-4, 1.0)
 """Fast at first, and a tenth of that by the end, so that the final checkpoint is not one of an oscillation."""
 
+EPISTEMIC_WEIGHT = LinearSchedule(0.3, 0.0, 1.0)
+"""Curious at first, and for the extrinsic value alone by the end."""
+
 
 class DAI(CrashSafeSaving):
     """
@@ -101,9 +104,9 @@ class DAI(CrashSafeSaving):
         the observations of good episodes are.
     :param preference_weight: weight of the extrinsic term
     :param epistemic_weight: weight of the epistemic term, it can be a function of the current progress remaining (from 1
-        to 0), or "auto" to raise it while the policy gains less information than a slow copy of it would. The information
-        gain is in units of the highest running mean it had, so that it fades as the world model learns. Its value goes on
-        after the end of an episode, with the average of all states.
+        to 0), or "auto" to raise it while the policy gains less information than a slow copy of it would. By default it
+        falls linearly from 0.3 to 0. The information gain is in units of the highest running mean it had, so that it
+        fades as the world model learns. Its value goes on after the end of an episode, with the average of all states.
     :param epistemic_gamma: the discount factor of the epistemic term
     :param prediction_error_weight: weight of the prediction error: positive avoids surprise, negative seeks it
     :param bootstrap_entropy: share of the policy's entropy in the extrinsic target: 1 is a soft value, 0 a plain one.
@@ -158,7 +161,7 @@ class DAI(CrashSafeSaving):
         exploration_final_entropy: float = 0.2,
         preference: Preference | None = None,
         preference_weight: float = 1.0,
-        epistemic_weight: float | str | Schedule = 0.3,
+        epistemic_weight: float | str | Schedule = EPISTEMIC_WEIGHT,
         epistemic_gamma: float = 0.99,
         prediction_error_weight: float = 0.0,
         bootstrap_entropy: float = 0.0,
@@ -327,7 +330,7 @@ class DAI(CrashSafeSaving):
                 losses["precision_loss"] = fe.precision_loss(policy.log_precision, entropy, target_entropy)
             if self.epistemic_weight == "auto":
                 gains = policy.novelty_of_actions(features), policy.novelty_of_actions(features, target=True)
-                scaled = [gain / (policy.novelty_scale.peak + 1e-8) for gain in gains]
+                scaled = [policy.novelty_scale.scaled(gain) for gain in gains]
                 losses["epistemic_weight_loss"] = fe.epistemic_weight_loss(policy.log_epistemic_weight, *scaled)
             loss = self._optimize(losses)
             scalars = {"loss": loss, **losses, "precision": policy.precision, "epistemic_weight": head_weights[1]}

@@ -239,6 +239,13 @@ class RunningPeak(nn.Module):
         :return: in units of the peak, same shape
         """
         th.maximum(self.peak, self.running(inputs), out=self.peak)
+        return self.scaled(inputs)
+
+    def scaled(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: any shape
+        :return: in units of the peak, same shape
+        """
         return inputs / (self.peak + 1e-8)
 
 

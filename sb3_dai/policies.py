@@ -337,7 +337,22 @@ class DAIPolicy(CrashSafePolicy):
         :param target: whether to use the target net
         :return: G(s,.)
         """
-        return self.action_model.efe(self.value_net_target if target else self.value_net, features, len(VALUE_HEADS))
+        net = self.value_net_target if target else self.value_net
+        return self.action_model.efe(net, features, len(VALUE_HEADS), self._known_efe(features))
+
+    def _known_efe(self, features: th.Tensor) -> th.Tensor | float:
+        """
+        A table of counts says of all actions, tried or not, what is to be learned by taking them now. The value net then
+        has to learn only what follows.
+
+        :param features: shape (batch, features_dim)
+        :return: one-step part of G(s,.), shape (batch, len(VALUE_HEADS), 1, n_actions), or 0 where it is not known
+        """
+        if not isinstance(self.transition_model, DirichletTransitions):
+            return 0.0
+        novelty = self.novelty_scale.scaled(self.transition_model.gains_of(features))
+        nothing = th.zeros_like(novelty)
+        return th.stack([nothing, -novelty, nothing], dim=1).unsqueeze(2)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         return self._predict(obs, deterministic=deterministic)

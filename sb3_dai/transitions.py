@@ -260,6 +260,13 @@ class DirichletTransitions(nn.Module):
         assert isinstance(next_obs, th.Tensor)
         return next_obs.long().reshape(-1, 1)
 
+    def gains_of(self, features: th.Tensor) -> th.Tensor:
+        """
+        :param features: one-hot s, scaled or not, shape (batch, n_states)
+        :return: information gain of each action, shape (batch, n_actions)
+        """
+        return self.gains[features.argmax(dim=1), :, 0]
+
     def predict(self, features: th.Tensor, actions: th.Tensor) -> DirichletPrediction:
         """
         :param features: one-hot s, scaled or not: its largest is the state's, shape (batch, n_states)
