@@ -155,6 +155,19 @@ def dirichlet_information_gain(counts: th.Tensor) -> th.Tensor:
     return gain.sum(dim=-1, keepdim=True).clamp(min=0.0)
 
 
+def dirichlet_variance(counts: th.Tensor) -> th.Tensor:
+    """
+    Variance of the probabilities of a Dirichlet belief, sum over states: ``sum_i p_i (1 - p_i) / (alpha_0 + 1)`` with
+    ``p = alpha / alpha_0``.
+
+    :param counts: alpha, positive, shape (..., n_states)
+    :return: shape (..., 1)
+    """
+    total = counts.sum(dim=-1, keepdim=True)
+    mean = counts / total
+    return (mean * (1.0 - mean)).sum(dim=-1, keepdim=True) / (total + 1.0)
+
+
 def pessimistic(efe: th.Tensor) -> th.Tensor:
     """
     The worse of several estimates of a cost: the maximum over value nets. It is clipped double Q-learning

@@ -125,12 +125,13 @@ class DirichletPrediction(CategoricalPrediction):
     """
     The mean of Dirichlet beliefs, as an ensemble of one, and what is still to be learned about them.
 
-    :param log_prob: shape (1, batch, n_states)
+    :param counts: alpha, shape (batch, n_states)
     :param gain: information gain, shape (batch, 1)
     """
 
-    def __init__(self, log_prob: th.Tensor, gain: th.Tensor) -> None:
-        super().__init__(log_prob)
+    def __init__(self, counts: th.Tensor, gain: th.Tensor) -> None:
+        super().__init__((counts / counts.sum(dim=-1, keepdim=True)).log().unsqueeze(0))
+        self.counts = counts
         self.gain = gain
 
     def information_gain(self) -> th.Tensor:
@@ -138,6 +139,12 @@ class DirichletPrediction(CategoricalPrediction):
         :return: in nats, exact, shape (batch, 1)
         """
         return self.gain
+
+    def variance(self) -> th.Tensor:
+        """
+        :return: variance of the probabilities under the belief, sum over states, shape (batch, 1)
+        """
+        return fe.dirichlet_variance(self.counts)
 
 
 class GaussianTransitions(nn.Module):
@@ -274,8 +281,7 @@ class DirichletTransitions(nn.Module):
         :return: p(.|s,a)
         """
         pairs = features.argmax(dim=1), actions.argmax(dim=1)
-        counts = self.counts[pairs]
-        return DirichletPrediction((counts / counts.sum(dim=-1, keepdim=True)).log().unsqueeze(0), self.gains[pairs])
+        return DirichletPrediction(self.counts[pairs], self.gains[pairs])
 
 
 TransitionModel = GaussianTransitions | CategoricalTransitions | DirichletTransitions

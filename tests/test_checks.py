@@ -108,7 +108,7 @@ BAD_ARGUMENTS = [
     *((name, value) for name in WHOLE for value in (-2, 1.5, np.float64(2.0))),
     *((name, 0) for name in ("buffer_size", "batch_size", "n_steps", "target_update_interval", "precision", "max_grad_norm")),
     *((name, -1) for name in NUMBERS if name not in ("gradient_steps", "prediction_error_weight")),
-    *((name, None) for name in NUMBERS if name not in ("max_grad_norm", "target_update_interval", "precision")),
+    *((name, None) for name in NUMBERS if name not in ("max_grad_norm", "target_update_interval")),
     ("exploration_fraction", 0),
     ("precision", "Auto"),
     ("n_steps", "3"),

@@ -35,7 +35,31 @@ def test_prediction_error_is_that_of_the_mean_of_the_members():
 def test_information_gain():
     # One dimension, means -1 and 1 (variance 1) under noise of variance 1 and 3 (mean 2): 0.5 log(1 + 1 / 2)
     mean, log_var = th.tensor([[[-1.0]], [[1.0]]]), th.tensor([[[0.0]], [[math.log(3.0)]]])
-    close(fe.information_gain(mean, log_var), [[0.5 * math.log(1.5)]])
+    close(fe.information_gain(mean, log_var, resolution=0.0), [[0.5 * math.log(1.5)]])
+    # Seen with a standard deviation of 1: the noise has a variance of 3. By default it is 0.1: of 2.01
+    close(fe.information_gain(mean, log_var, resolution=1.0), [[0.5 * math.log(4 / 3)]])
+    close(fe.information_gain(mean, log_var), [[0.5 * math.log(3.01 / 2.01)]])
+    # Dimensions add up
+    close(fe.information_gain(mean.expand(2, 1, 3), log_var.expand(2, 1, 3), 0.0), [[1.5 * math.log(1.5)]])
+
+
+def test_information_gain_falls_with_knowledge_of_what_is_not_random():
+    """The members' noise is then their own error. Without a resolution the ratio of the two need not fall at all."""
+    members = th.randn(5, 200, 3, generator=th.Generator().manual_seed(0))
+    # Errors of 1, 0.1, ... with a log-variance to match, down to the floor of the transition net
+    errors = [1.0, 0.1, 0.01, math.exp(-5.0)]
+    coarse, none = (
+        [fe.information_gain(e * members, th.full_like(members, 2 * math.log(e)), r).mean().item() for e in errors]
+        for r in (fe.RESOLUTION, 0.0)
+    )
+    assert none == pytest.approx([none[0]] * 4, rel=1e-4) and none[0] > 0.5
+    assert all(later < 0.8 * sooner for sooner, later in zip(coarse, coarse[1:], strict=False))
+    assert coarse[0] == pytest.approx(none[0], rel=0.02) and coarse[-1] < 0.01 * none[-1]
+
+
+def test_ensemble_variance():
+    # Means 0 and 4 in one dimension, 1 and 1 in the other: of all members, not of a sample of them
+    close(fe.ensemble_variance(th.tensor([[[0.0, 1.0]], [[4.0, 1.0]]])), [[4.0, 0.0]])
 
 
 @pytest.mark.parametrize("noise", [0.01, 100.0])
@@ -68,6 +92,48 @@ def test_categorical_information_gain_is_zero_for_noise_and_log_k_for_contradict
     close(fe.categorical_information_gain(th.randn(1, 4, 6).log_softmax(-1)), [[0.0]] * 4)
 
 
+def test_dirichlet_information_gain():
+    # Two states, a uniform belief: the mean's entropy is log 2, the mean entropy 1/2 (the integral of -2 p log p over [0, 1])
+    close(fe.dirichlet_information_gain(th.tensor([1.0, 1.0])), [LOG2 - 0.5])
+    # Counts of 2 and 1: log 3 - 2/3 log 2 less 2/3 (1/3) + 1/3 (1/2 + 1/3), as psi(n + 1) - psi(m + 1) = 1/(m+1) + ... + 1/n
+    expected = math.log(3) - 2 / 3 * LOG2 - (2 / 3 * (1 / 3) + 1 / 3 * (1 / 2 + 1 / 3))
+    close(fe.dirichlet_information_gain(th.tensor([[2.0, 1.0], [1.0, 2.0]])), [[expected], [expected]])
+    # One state: nothing to learn
+    close(fe.dirichlet_information_gain(th.tensor([3.0])), [0.0])
+
+
+def test_dirichlet_information_gain_by_sampling():
+    th.manual_seed(0)
+    for counts in ([0.5, 0.5, 4.0], [0.25] * 4, [3.0, 7.0, 1.0, 0.1]):
+        alpha = th.tensor(counts, dtype=th.float64)
+        mean, drawn = alpha / alpha.sum(), th.distributions.Dirichlet(alpha).sample((200_000,))
+        entropy, mean_entropy = (th.special.entr(p).sum(-1).mean() for p in (mean, drawn))
+        assert fe.dirichlet_information_gain(alpha).item() == pytest.approx((entropy - mean_entropy).item(), abs=3e-3)
+
+
+@pytest.mark.parametrize("n_states", [2, 5, 20])
+def test_dirichlet_information_gain_falls_as_one_over_the_count(n_states):
+    n, prior = th.tensor([[100.0], [1000.0], [10_000.0]], dtype=th.float64), 1 / n_states
+    # Every state was seen often: (k - 1) / 2n, whatever their shares
+    shares = th.arange(1.0, n_states + 1, dtype=th.float64)
+    gain = fe.dirichlet_information_gain(prior + n * shares / shares.sum())
+    th.testing.assert_close((gain * n)[-1].item(), (n_states - 1) / 2, rtol=0.05, atol=0.0)
+    # Only one ever was: (k - 1) a (psi(a + 1) - log a) / n, with a of each other from the prior
+    counts = th.full((3, n_states), prior, dtype=th.float64)
+    counts[:, :1] += n
+    a = th.tensor(prior, dtype=th.float64)
+    wanted = (n_states - 1) * a * (th.digamma(a + 1) - a.log())
+    th.testing.assert_close((fe.dirichlet_information_gain(counts) * n)[-1].item(), wanted.item(), rtol=0.01, atol=0.0)
+    assert (gain.diff(dim=0) < 0).all() and (fe.dirichlet_information_gain(counts).diff(dim=0) < 0).all()
+
+
+def test_dirichlet_variance():
+    # Uniform on two states: p has the variance 1/12, and so has 1 - p
+    close(fe.dirichlet_variance(th.tensor([1.0, 1.0])), [1 / 6])
+    # Means 3/4 and 1/4, five in all with the one that is added: twice 3/16 over 5
+    close(fe.dirichlet_variance(th.tensor([[3.0, 1.0]])), [[2 * 3 / 16 / 5]])
+
+
 def test_pessimistic_is_the_higher_cost():
     close(fe.pessimistic(th.tensor([[1.0, -2.0], [0.0, 5.0]])), [1.0, 5.0])
 
@@ -96,6 +162,22 @@ def test_bootstrapped_efe():
     g, terminated, next_efe = th.tensor([[-1.0], [-1.0]]), th.tensor([[0.0], [1.0]]), th.tensor([[-10.0], [-10.0]])
     close(fe.bootstrapped_efe(g, terminated, 0.9, next_efe), [[-10.0], [-1.0]])
     close(fe.bootstrapped_efe(g, terminated, th.tensor([[0.5], [0.5]]), next_efe), [[-6.0], [-1.0]])
+
+
+def test_continuing_efe():
+    # A survivor goes on to the next state, the dead to the average one
+    g, terminated, next_efe = th.tensor([[-1.0], [-1.0]]), th.tensor([[0.0], [1.0]]), th.tensor([[-10.0], [-10.0]])
+    close(fe.continuing_efe(g, terminated, 0.9, next_efe, th.tensor([-4.0])), [[-10.0], [-4.6]])
+
+
+def test_an_end_is_neither_shunned_nor_sought_where_novelty_is_constant():
+    """Every value is then the same, that of an end too. Of a plain Bellman target, the end would be a loss."""
+    novelty, terminated = th.full((2, 1), 0.5), th.tensor([[0.0], [1.0]])
+    efe = th.zeros(2, 1)
+    for _ in range(500):
+        efe = fe.continuing_efe(-novelty, terminated, 0.9, efe[:1].expand(2, 1), efe.mean(dim=0))
+    close(efe, [[-0.5 / (1 - 0.9)]] * 2)
+    assert fe.bootstrapped_efe(-novelty, terminated, 0.9, efe)[1] == -0.5
 
 
 def test_policy_divergence():
@@ -155,3 +237,14 @@ def test_precision_rises_while_the_policy_is_too_random(entropy, rises):
     loss.backward()
     close(log_precision.grad, [0.5 - entropy])
     assert (log_precision.grad.item() < 0) == rises
+
+
+@pytest.mark.parametrize("gain, rises", [(0.2, True), (0.7, False)])
+def test_epistemic_weight_rises_while_the_policy_gains_less_than_its_slow_copy(gain, rises):
+    log_weight = th.zeros(1, requires_grad=True)
+    gains = th.full((4, 1), gain, requires_grad=True)
+    loss = fe.epistemic_weight_loss(log_weight, gains, th.full((4, 1), 0.5))
+    loss.backward()
+    close(log_weight.grad, [gain - 0.5])
+    assert (log_weight.grad.item() < 0) == rises
+    assert gains.grad is None, "the world model does not learn from it"

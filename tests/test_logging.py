@@ -26,6 +26,7 @@ from sb3_dai.dai import DAI
 TERMS = (
     *("loss", "transition_loss", "value_loss", "policy_loss", "vfe", "prediction_error", "information_gain"),
     *("extrinsic_value", "epistemic_value", "entropy", "precision", "target_entropy", "n_updates", "learning_rate"),
+    "epistemic_weight",
 )
 
 

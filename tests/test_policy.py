@@ -78,7 +78,9 @@ def test_observation_spaces(space, action_space):
     assert is_finite(model.policy)
     changed = differing(before, state_of(model.policy))
     # Every trained tensor has moved, those of the features extractor included
-    assert changed >= {name for name, value in model.policy.named_parameters() if value.requires_grad}
+    trained = {name for name, value in model.policy.named_parameters() if value.requires_grad}
+    # Only epistemic_weight="auto" learns its weight
+    assert changed & {*trained, "log_epistemic_weight"} == trained - {"log_epistemic_weight"}
 
 
 @pytest.mark.parametrize("policy", ["MlpPolicy", "CnnPolicy"])
@@ -166,7 +168,7 @@ def test_dictionaries_of_the_user_are_not_written_into(tmp_path, normalize_image
 @action_spaces("discrete", "box")
 def test_targets_begin_as_copies(space, action_space):
     policy = make(SampledEnv(space, action_space), policy_for(space), buffer_size=10).policy
-    for name in ("value_net", "features_extractor"):
+    for name in ("value_net", "policy_net", "features_extractor"):
         online, target = getattr(policy, name), getattr(policy, f"{name}_target")
         assert not differing(state_of(online), state_of(target))
         assert {id(parameter) for parameter in online.parameters()}.isdisjoint(map(id, target.parameters()))
@@ -219,8 +221,9 @@ def test_code_of_actions_is_no_part_of_what_is_saved(action_space):
     """Padding and bounds follow from the space."""
     policy = make(SampledEnv(action_space=action_space), buffer_size=10).policy
     assert {name.split(".")[0] for name in policy.state_dict()} == {
-        *("features_norm", "transition_model", "information_gain_scale", "log_precision"),
-        *("transition_net", "policy_net", "value_net", "value_net_target"),
+        *("features_norm", "transition_model", "novelty_scale", "mean_epistemic_efe"),
+        *("log_precision", "log_epistemic_weight"),
+        *("transition_net", "policy_net", "policy_net_target", "value_net", "value_net_target"),
     }
 
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.utils import LinearSchedule
 from worlds import BOX, TWO, CounterEnv, SampledEnv
 
-from sb3_dai.dai import DAI, PRECISION
+from sb3_dai.dai import DAI
 
 
 @pytest.mark.parametrize(
@@ -133,17 +133,17 @@ def test_target_follows_steps_of_the_environment(kwargs, n_envs, moved):
 def test_tau_is_the_share_of_the_online_nets():
     policy_kwargs = dict(net_arch=[16], features_extractor_class=BatchNormDropout)
     model = make(tau=0.25, target_update_interval=10_000, policy_kwargs=policy_kwargs, seed=0).learn(70)
-    for name in ("value_net", "features_extractor"):
+    for name in ("value_net", "policy_net", "features_extractor"):
         online, target = getattr(model.policy, name), getattr(model.policy, f"{name}_target")
         pairs = [*zip(online.parameters(), target.parameters(), strict=True)]
         assert not any(th.equal(new, old) for new, old in pairs)
         expected = [0.25 * new + 0.75 * old for new, old in pairs]
         if name == "value_net":
-            before = state_of(model.policy.features_extractor_target)
+            before = {other: state_of(getattr(model.policy, f"{other}_target")) for other in ("policy_net", "features_extractor")}
             model._update_target()
             continue
-        # One update served both nets
-        expected = [0.25 * new + 0.75 * before[key] for key, new in online.named_parameters()]
+        # One update served all nets
+        expected = [0.25 * new + 0.75 * before[name][key] for key, new in online.named_parameters()]
         for value, wanted in zip(target.parameters(), expected, strict=True):
             th.testing.assert_close(value, wanted)
 
@@ -250,34 +250,25 @@ def test_target_entropy_of_an_action_space(action_space, target_entropy):
 
 
 @action_spaces()
-def test_default_precision_is_learned_for_boxes_and_fixed_for_others(action_space):
-    model = make(SampledEnv(action_space=action_space), precision=None, seed=0)
+def test_precision_is_learned_unless_it_is_given(action_space):
+    small = dict(learning_starts=50, batch_size=32, gradient_steps=1, buffer_size=1000, learning_rate=1e-3)
+    model = DAI("MlpPolicy", SampledEnv(action_space=action_space), seed=0, device="cpu", **small)
     model.learn(60, log_interval=1000)
-    logged = model.logger.name_to_value
-    if action_space == BOX:
-        assert "train/precision_loss" in logged
-        assert 0 < abs(model.policy.log_precision.item()) < 0.1, "ten steps from 1"
-    else:
-        assert "train/precision_loss" not in logged
-        assert model.policy.precision.item() == pytest.approx(PRECISION)
-    assert PRECISION == 2.0
+    assert "train/precision_loss" in model.logger.name_to_value
+    assert 0 < abs(model.policy.log_precision.item()) < 0.1, "ten steps from 1"
+    model = make(SampledEnv(action_space=action_space), precision=5.0, seed=0)
+    model.learn(60, log_interval=1000)
+    assert "train/precision_loss" not in model.logger.name_to_value
+    assert model.policy.precision.item() == pytest.approx(5.0)
 
 
 @action_spaces("discrete", "box")
-def test_default_precision_comes_back_from_a_file(tmp_path, action_space):
-    """The file holds what was asked for, which is nothing, and the precision that was learned."""
-    model = make(SampledEnv(action_space=action_space), precision=None, seed=0).learn(60)
+def test_learned_precision_comes_back_from_a_file(tmp_path, action_space):
+    model = make(SampledEnv(action_space=action_space), precision="auto", seed=0).learn(60)
     model.save(tmp_path / "model")
     loaded = DAI.load(tmp_path / "model", env=SampledEnv(action_space=action_space), device="cpu")
-    assert loaded.precision is None
+    assert loaded.precision == "auto"
     assert loaded.policy.precision.item() == model.policy.precision.item() != 1.0
-
-
-def test_an_automatic_precision_can_be_asked_for_and_a_fixed_one_for_boxes():
-    automatic = make(SampledEnv(), precision="auto", seed=0).learn(60)
-    assert 0 < abs(automatic.policy.log_precision.item()) < 0.1
-    fixed = make(SampledEnv(action_space=BOX), precision=5.0, seed=0).learn(60)
-    assert fixed.policy.precision.item() == pytest.approx(5.0)
 
 
 # ----- Noise -----
