@@ -1,5 +1,6 @@
 """Each equation against numbers worked by hand."""
 
+import itertools
 import math
 
 import pytest
@@ -53,7 +54,7 @@ def test_information_gain_falls_with_knowledge_of_what_is_not_random():
         for r in (fe.RESOLUTION, 0.0)
     )
     assert none == pytest.approx([none[0]] * 4, rel=1e-4) and none[0] > 0.5
-    assert all(later < 0.8 * sooner for sooner, later in zip(coarse, coarse[1:], strict=False))
+    assert all(later < 0.8 * sooner for sooner, later in itertools.pairwise(coarse))
     assert coarse[0] == pytest.approx(none[0], rel=0.02) and coarse[-1] < 0.01 * none[-1]
 
 

@@ -139,7 +139,9 @@ def test_tau_is_the_share_of_the_online_nets():
         assert not any(th.equal(new, old) for new, old in pairs)
         expected = [0.25 * new + 0.75 * old for new, old in pairs]
         if name == "value_net":
-            before = {other: state_of(getattr(model.policy, f"{other}_target")) for other in ("policy_net", "features_extractor")}
+            before = {
+                other: state_of(getattr(model.policy, f"{other}_target")) for other in ("policy_net", "features_extractor")
+            }
             model._update_target()
             continue
         # One update served all nets

@@ -1,0 +1,275 @@
+"""Curiosity: the world models that it may be about, its weight, and acting without it."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from helpers import ACTIONS, action_spaces, differing, is_finite, make, state_of
+from stable_baselines3.common.env_util import make_vec_env
+from worlds import BOX, DISCRETE, N_ACTIONS, N_STATES, VECTOR, Chain, SampledEnv
+
+from sb3_dai import free_energy as fe
+from sb3_dai.dai import DAI
+from sb3_dai.networks import RunningMean
+from sb3_dai.replay import sample_transitions
+from sb3_dai.transitions import DirichletTransitions
+
+COUNTING = dict(net_arch=[16], transition_model="dirichlet", prior_count=0.5)
+
+
+def test_running_mean():
+    mean = RunningMean(horizon=2)
+    # Exact for two batches, then half of each new one
+    assert [mean(th.tensor(batch)).item() for batch in ([1.0, 3.0], [4.0], [7.0])] == [2.0, 3.0, 5.0]
+
+
+# -- Counts of numbered states
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("max_steps", [3, 100])
+def test_each_transition_is_counted_once(n_envs, max_steps):
+    """With what the episode ended with, not with the reset after it."""
+    env = make_vec_env(Chain, n_envs, env_kwargs=dict(max_steps=max_steps))
+    model = make(env, policy_kwargs=COUNTING, gradient_steps=2, seed=0).learn(80)
+    buffer, expected = model.replay_buffer, np.full((N_STATES, N_ACTIONS, N_STATES), 0.5)
+    assert buffer.dones.sum() > 0
+    rows = (
+        getattr(buffer, name)[: buffer.pos].astype(int).ravel() for name in ("observations", "actions", "next_observations")
+    )
+    np.add.at(expected, tuple(rows), 1.0)
+    counts = model.policy.transition_model.counts
+    np.testing.assert_array_equal(counts, expected)
+    assert counts.sum() == 80 + 0.5 * expected.size
+    assert counts[0, :, 2:].eq(0.5).all() and counts[2, 1, 0] == 0.5, "no reset was counted"
+    assert th.equal(model.policy.transition_model.gains, fe.dirichlet_information_gain(counts))
+
+
+def test_predictions_are_the_share_of_the_counts():
+    model = DirichletTransitions(3, 2)
+    assert model.counts.sum(dim=-1).allclose(th.ones(3, 2)), "one by default"
+    model = DirichletTransitions(3, 2, prior_count=0.5)
+    model.count(np.array([1, 1, 1]), np.array([0, 0, 1]), np.array([2, 2, 0]))
+    states, actions = th.eye(3)[[1, 1, 0]], th.eye(2)[[0, 1, 1]]
+    # Scaled features too have their largest where the one is
+    for features in (states, 3.0 * states - 1.0):
+        prediction = model.predict(features, actions)
+        expected = th.tensor([[[0.5, 0.5, 2.5]], [[1.5, 0.5, 0.5]], [[0.5, 0.5, 0.5]]]).movedim(1, 0)
+        th.testing.assert_close(prediction.log_prob.exp(), expected / expected.sum(dim=-1, keepdim=True))
+        th.testing.assert_close(prediction.information_gain(), fe.dirichlet_information_gain(expected[0]))
+        th.testing.assert_close(prediction.variance(), fe.dirichlet_variance(expected[0]))
+        gain = prediction.information_gain().ravel().tolist()
+        assert gain[2] > gain[1] > gain[0] > 0, "the less, the more was seen"
+
+
+def test_counts_are_saved_and_go_on(tmp_path):
+    model = make(Chain(), policy_kwargs=COUNTING, seed=0).learn(70)
+    policy = model.policy
+    assert policy.transition_net is None and policy.transition_prior is None and policy.can_gain_information
+    assert not any(name.startswith("transition_net") for name in policy.state_dict())
+    model.save(tmp_path / "model")
+    loaded = DAI.load(tmp_path / "model", env=Chain(), device="cpu")
+    assert not differing(state_of(policy), state_of(loaded.policy))
+    total = loaded.policy.transition_model.counts.sum().item()
+    loaded.learn(30, reset_num_timesteps=False)
+    assert loaded.policy.transition_model.counts.sum().item() == total + 30
+    policy.save(tmp_path / "policy")
+    assert not differing(state_of(policy), state_of(type(policy).load(tmp_path / "policy", device="cpu")))
+
+
+def test_counting_leaves_the_other_multipliers_alone():
+    policy_kwargs = dict(COUNTING, lr_multipliers=dict(transition=0.5, policy=0.1))
+    assert is_finite(make(Chain(), policy_kwargs=policy_kwargs, seed=0).learn(60).policy)
+
+
+@pytest.mark.parametrize(
+    ("observation_space", "action_space"),
+    [(VECTOR, DISCRETE), (DISCRETE, BOX), (DISCRETE, ACTIONS["multi-discrete"])],
+    ids=str,
+)
+def test_what_has_no_numbers_cannot_be_counted(observation_space, action_space):
+    with pytest.raises(ValueError, match=r'transition_model="dirichlet" counts Discrete.*use the ensemble'):
+        make(SampledEnv(observation_space, action_space), policy_kwargs=COUNTING)
+
+
+# -- What makes the members of the ensemble differ
+
+
+def test_members_learn_from_their_own_share():
+    policy = make(SampledEnv(), policy_kwargs=dict(net_arch=[16], bootstrap_share=0.5), seed=0, buffer_size=10).policy
+    weights = policy.bootstrap_weights(4000)
+    assert weights.shape == (5, 4000, 1) and set(weights.unique().tolist()) == {0.0, 2.0}
+    np.testing.assert_allclose(weights.mean(dim=1), 1.0, atol=0.1)
+    for k in range(1, 5):
+        assert 0.4 < (weights[0] != weights[k]).float().mean() < 0.6
+    assert make(SampledEnv(), buffer_size=10).policy.bootstrap_weights(4000) == 1.0
+
+
+@pytest.mark.parametrize("share, apart", [(0.5, True), (1.0, False)])
+def test_members_of_one_start_part_only_by_their_share(share, apart):
+    model = make(SampledEnv(), policy_kwargs=dict(net_arch=[16], bootstrap_share=share), seed=0)
+    net = model.policy.transition_net
+    for parameter in net.parameters():
+        parameter.data[:] = parameter.data[:1].clone()
+    model.learn(70)
+    spread = max((parameter - parameter[:1]).abs().max().item() for parameter in net.parameters())
+    assert spread > 1e-3 if apart else spread < 1e-5
+
+
+@pytest.mark.parametrize("observation_space", [VECTOR, DISCRETE], ids=["vector", "numbered"])
+def test_prior_is_fixed_and_saved(tmp_path, observation_space):
+    env = SampledEnv(observation_space)
+    model = make(env, policy_kwargs=dict(net_arch=[16], prior_scale=3.0), seed=0)
+    before = state_of(model.policy)
+    changed = differing(before, state_of(model.learn(60).policy))
+    prior = {name for name in before if name.startswith("transition_prior.")}
+    assert len(prior) == 4 and not prior & changed
+    assert {name for name in before if name.startswith("transition_net.")} <= changed
+    model.save(tmp_path / "model")
+    assert not differing(state_of(model.policy), state_of(DAI.load(tmp_path / "model", env=env, device="cpu").policy))
+
+    # The outputs are the net's plus three times the prior's: without the net, members disagree by the prior alone
+    policy = model.policy
+    features, actions = th.randn(8, policy.features_extractor.features_dim), th.eye(3)[th.arange(8) % 3]
+    for parameter in policy.transition_net.parameters():
+        parameter.data.zero_()
+    outputs = 3.0 * policy.transition_prior(th.cat([features, actions], dim=1))
+    prediction, expected = policy.predict_outcome(features, actions), policy.transition_model(outputs)
+    th.testing.assert_close(prediction.variance(), expected.variance())
+    assert prediction.variance().min() > 0
+
+
+@pytest.mark.parametrize("observation_space", [VECTOR, DISCRETE], ids=["vector", "numbered"])
+def test_novelty_may_be_the_variance(observation_space):
+    found = {}
+    for novelty in ("information_gain", "variance"):
+        policy_kwargs = dict(net_arch=[16], novelty=novelty)
+        model = make(SampledEnv(observation_space), policy_kwargs=policy_kwargs, seed=0).learn(60)
+        features = th.randn(8, model.policy.features_extractor.features_dim)
+        prediction = model.policy.predict_outcome(features, th.eye(3)[th.arange(8) % 3])
+        found = {"information_gain": prediction.information_gain(), "variance": prediction.variance()}
+        assert th.equal(model.policy.novelty_of(prediction), found[novelty])
+        assert model.policy.novelty_scale.peak > 0
+    values = prediction.mean if observation_space == VECTOR else prediction.log_prob.exp()
+    expected = values.var(dim=0, unbiased=False)
+    expected = expected.mean(dim=1) if observation_space == VECTOR else expected.sum(dim=1)
+    th.testing.assert_close(found["variance"][:, 0], expected)
+
+
+# -- Acting without curiosity
+
+
+@action_spaces("discrete", "multi-discrete")
+def test_greedy_actions_are_the_best_by_the_extrinsic_value(tmp_path, action_space):
+    model = make(SampledEnv(action_space=action_space), policy_kwargs=dict(net_arch=[16], greedy="extrinsic"), seed=0)
+    policy, net = model.policy, model.policy.value_net
+    # G of the extrinsic, epistemic and surprise parts, for each choice and option; one option of the first does not exist
+    table = th.tensor([[[3.0, 2.0, -9.0], [2.0, 1.0, 3.0]], [[-9.0, 9.0, 0.0]] * 2, [[-9.0, 9.0, 0.0]] * 2])
+    n_choices = 1 if action_space == DISCRETE else 2
+    net.layers[-1].weight.data.zero_()
+    net.layers[-1].bias.data[:] = table[:, :n_choices].reshape(-1)
+    obs = np.zeros((4, 3), np.float32)
+    expected = np.full(4, 2) if action_space == DISCRETE else np.tile([1, 1], (4, 1))
+    for one in (policy, copy.deepcopy(policy)):
+        np.testing.assert_array_equal(one.predict(obs, deterministic=True)[0], expected)
+    policy.save(tmp_path / "policy")
+    loaded = type(policy).load(tmp_path / "policy", device="cpu")
+    assert loaded.greedy == "extrinsic"
+    np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], expected)
+    # Samples are the habit's as ever
+    actions = policy.predict(np.zeros((200, 3), np.float32), deterministic=False)[0]
+    assert len(np.unique(actions, axis=0)) == (3 if action_space == DISCRETE else 6)
+    policy.greedy = "habit"
+    habit = policy.habit(policy.features(th.zeros(4, 3))).log_prob.argmax(dim=-1).squeeze(1)
+    np.testing.assert_array_equal(policy.predict(obs, deterministic=True)[0], habit)
+
+
+def test_greedy_boxes_are_the_best_of_their_candidates(monkeypatch, tmp_path):
+    space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    policy = make(SampledEnv(action_space=space), policy_kwargs=dict(net_arch=[16], greedy="extrinsic"), seed=0).policy
+
+    def cost(inputs):  # lowest at the first two features; the other parts would have it elsewhere
+        distance = (inputs[:, 3:] - inputs[:, :2]).square().sum(dim=1)
+        return th.stack([distance, -9.0 * distance, -9.0 * distance], dim=1).expand(2, -1, -1)
+
+    policy.save(tmp_path / "policy")
+    obs = np.array([[0.5, -0.5, 0.0], [-0.5, 0.5, 0.0]] * 10, np.float32)
+    for one in (policy, type(policy).load(tmp_path / "policy", device="cpu")):
+        monkeypatch.setattr(one.value_net, "forward", cost)
+        distances = {}
+        for one.greedy in ("habit", "extrinsic"):
+            distances[one.greedy] = ((one.predict(obs, deterministic=True)[0] - obs[:, :2]) ** 2).sum(axis=1)
+        # Never worse than the median, which is a candidate, and near the best in most states
+        assert (distances["extrinsic"] <= distances["habit"] + 1e-6).all()
+        assert np.median(distances["extrinsic"]) < 0.1 < np.median(distances["habit"])
+
+
+# -- The weight
+
+
+def test_an_end_counts_as_the_average_state():
+    model = make(Chain(), epistemic_gamma=0.9, seed=0).learn(60)
+    (batch,) = sample_transitions(model.replay_buffer, 16)
+    features = model.policy.features(batch.one_step.next_observations)
+    targets = []
+    for ended in (0.0, 1.0):
+        batch.one_step.dones[:] = ended
+        targets.append(model._efe_target(batch, features, th.zeros(16, 1), th.zeros(16, 1))[:, 1])
+    assert targets[0].std() > 0
+    expected = 0.9 * model.policy.mean_epistemic_efe.mean
+    th.testing.assert_close(targets[1], expected.expand(16))
+
+
+@pytest.mark.parametrize("gain, reference, rises", [(0.2, 0.5, True), (0.5, 0.2, False)])
+def test_automatic_weight_follows_the_slow_copy(monkeypatch, gain, reference, rises):
+    model = make(Chain(), epistemic_weight="auto", seed=0)
+    monkeypatch.setattr(
+        model.policy, "novelty_of_actions", lambda features, target=False: th.full((32, 1), reference if target else gain)
+    )
+    model.learn(70, log_interval=1000)
+    log_weight = model.policy.log_epistemic_weight.item()
+    assert abs(log_weight) > 1e-3 and (log_weight > 0) == rises
+    logged = model.logger.name_to_value
+    assert logged["train/epistemic_weight"] == pytest.approx(np.exp(log_weight), rel=0.01)
+    assert "train/epistemic_weight_loss" in logged
+
+
+@action_spaces("discrete", "multi-discrete", "box")
+def test_automatic_weight_moves_and_is_saved(tmp_path, action_space):
+    env = SampledEnv(action_space=action_space)
+    model = make(env, epistemic_weight="auto", seed=0).learn(70)
+    log_weight = model.policy.log_epistemic_weight.item()
+    assert log_weight != 0.0 and model._head_weights()[1].item() == pytest.approx(np.exp(log_weight))
+    model.save(tmp_path / "model")
+    loaded = DAI.load(tmp_path / "model", env=env, device="cpu")
+    assert loaded.epistemic_weight == "auto" and loaded.policy.log_epistemic_weight.item() == log_weight
+    loaded.learn(10, reset_num_timesteps=False)
+    assert loaded.policy.log_epistemic_weight.item() != log_weight
+
+
+def test_a_given_weight_is_logged_and_stays():
+    model = make(Chain(), epistemic_weight=0.25, seed=0)
+    model.learn(60, log_interval=1000)
+    assert model.logger.name_to_value["train/epistemic_weight"] == pytest.approx(0.25)
+    assert "train/epistemic_weight_loss" not in model.logger.name_to_value
+    assert model.policy.log_epistemic_weight.item() == 0.0
+
+
+@pytest.mark.parametrize("value", ["Auto", "much", None])
+def test_other_words_for_the_weight_are_refused(value):
+    with pytest.raises(ValueError, match=r'epistemic_weight \(or a schedule or "auto"\)='):
+        make(Chain(), epistemic_weight=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("transition_model", "net"), ("novelty", "surprise"), ("greedy", "epistemic"), ("prior_count", 0)),
+        *(("bootstrap_share", 0), ("bootstrap_share", 1.1), ("prior_scale", -1)),
+    ],
+)
+def test_bad_arguments_of_the_policy_are_named(name, value):
+    with pytest.raises(ValueError, match=rf"{name}.*={value!r}: "):
+        make(Chain(), policy_kwargs={name: value})
