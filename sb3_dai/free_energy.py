@@ -144,8 +144,8 @@ def dirichlet_information_gain(counts: th.Tensor) -> th.Tensor:
     Expected information about the parameters of a categorical distribution whose belief is a Dirichlet, in nats: entropy
     of its mean minus its mean entropy (exact; the novelty of Friston et al. 2017, "Active inference, curiosity and
     insight", eq. A.2, is its expansion for large counts).
-    ``sum_i p_i [ psi(alpha_i + 1) - psi(alpha_0 + 1) - log p_i ]`` with ``p = alpha / alpha_0``. With n observations it falls as 1/n: where all
-    k states occur, as ``(k - 1) / 2n``.
+    ``sum_i p_i [ psi(alpha_i + 1) - psi(alpha_0 + 1) - log p_i ]`` with ``p = alpha / alpha_0``. With n observations it falls
+    as 1/n: where all k states occur, as ``(k - 1) / 2n``.
 
     :param counts: alpha, positive, shape (..., n_states)
     :return: shape (..., 1)
