@@ -201,7 +201,9 @@ def test_bad_arguments_are_named_with_their_value(cls, name, value):
     assert str(caught.value).startswith(name) and repr(value) in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["reward", GaussianPreference, 1.0, lambda batch: batch.rewards], ids=str)
+@pytest.mark.parametrize(
+    "value", ["reward", GaussianPreference, 1.0, lambda batch: batch.rewards], ids=["name", "class", "number", "function"]
+)
 def test_what_is_no_preference_is_named(value):
     with pytest.raises(ValueError, match=r"give an object of a class derived from sb3_dai\.Preference") as caught:
         make(preference=value)
