@@ -219,7 +219,7 @@ class CategoricalTransitions(nn.Module):
         return CategoricalPrediction(F.log_softmax(outputs, dim=-1))
 
 
-class DirichletTransitions(nn.Module):
+class DirichletTransitions(CategoricalTransitions):
     """
     Beliefs about each row of the transition matrix, learned by counting, as in pymdp: no net, and exact. Memory grows with
     n_states^2 n_actions.
@@ -233,7 +233,7 @@ class DirichletTransitions(nn.Module):
     gains: th.Tensor
 
     def __init__(self, n_states: int, n_actions: int, prior_count: float | None = None) -> None:
-        super().__init__()
+        super().__init__(n_states)
         prior = 1.0 / n_states if prior_count is None else prior_count
         self.n_states = n_states
         self.register_buffer("counts", th.full((n_states, n_actions, n_states), prior))
@@ -253,19 +253,6 @@ class DirichletTransitions(nn.Module):
             row = self.counts[state, action]
             row[next_state] += 1.0
             self.gains[state, action] = fe.dirichlet_information_gain(row)
-
-    def outcome(
-        self, features: th.Tensor, next_features: th.Tensor, next_obs: PyTorchObs, has_successor: th.Tensor | float
-    ) -> th.Tensor:
-        """
-        :param features: of s, shape (batch, features_dim)
-        :param next_features: of s', same shape
-        :param next_obs: s' itself, any shape of batch elements
-        :param has_successor: (batch, 1), 0 where s' is not the successor of s
-        :return: index of the next state, shape (batch, 1)
-        """
-        assert isinstance(next_obs, th.Tensor)
-        return next_obs.long().reshape(-1, 1)
 
     def gains_of(self, features: th.Tensor) -> th.Tensor:
         """
