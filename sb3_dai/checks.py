@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,6 +119,8 @@ def check_arguments(model: "DAI") -> None:
     if model.max_grad_norm is not None:
         check_number("max_grad_norm (or None)", model.max_grad_norm, low=1e-12)
     check_choice("value_loss", model.value_loss, "huber", "mse")
+    if not isinstance(model.compile, bool):
+        raise ValueError(f"compile={model.compile!r}: give True or False")
     if model.target_update_interval is not None:
         check_number("target_update_interval (or None)", model.target_update_interval, low=1, whole=True)
         if model.n_envs > model.target_update_interval:
@@ -231,15 +234,15 @@ def check_finite(what: str, array: Any) -> None:
             )
 
 
-def check_losses(total: th.Tensor, losses: dict[str, th.Tensor]) -> None:
+def check_losses(names: Sequence[str], terms: th.Tensor) -> None:
     """
-    :param total: sum of the losses
-    :param losses: scalars by name
+    :param names: of the terms; losses end with "_loss"
+    :param terms: the first is the sum of the losses, shape (len(names),)
     :raises ValueError: if a loss is not finite
     """
-    if math.isfinite(total.item()):
+    if math.isfinite(terms[0].item()):
         return
-    values = {name: term.item() for name, term in losses.items()}
+    values = {n: v for n, v in zip(names, terms.tolist(), strict=True) if n.endswith("_loss")}
     broken = [name for name, value in values.items() if not math.isfinite(value)] or list(values)
     raise ValueError(
         f"Training stopped: {', '.join(broken)} is not finite ({values}). The nets are as before this gradient step. "

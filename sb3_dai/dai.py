@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -26,12 +27,13 @@ from sb3_dai.checks import (
     check_spaces,
     value_at,
 )
+from sb3_dai.compilation import CompiledUpdate, UpdateInputs
 from sb3_dai.habits import HabitPrior, log_habit_prior
-from sb3_dai.logs import mean_of_terms
-from sb3_dai.networks import clip_grad_norm
+from sb3_dai.logs import summary
+from sb3_dai.networks import clipped
 from sb3_dai.policies import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
 from sb3_dai.preferences import Preference, RewardPreference, check_preference
-from sb3_dai.replay import TransitionBatch, end_returns, sample_transitions
+from sb3_dai.replay import end_returns, sample_transitions
 from sb3_dai.saving import CrashSafeSaving
 from sb3_dai.transitions import DirichletTransitions
 
@@ -113,6 +115,8 @@ class DAI(CrashSafeSaving):
         A soft value pays for lasting, which suits tasks that do so too.
     :param value_loss: "huber" or "mse"
     :param max_grad_norm: The maximum value for the gradient clipping, ``None`` for no clipping
+    :param compile: whether to compile the update of the nets, which takes some seconds at the first one, or half a minute if
+        it was never compiled on this machine before, and a C++ compiler. Without one a warning says so.
     :param action_noise: the action noise type (None by default), for ``Box`` actions: added to the policy's own
     :param use_sde: generalized State Dependent Exploration is not supported: only False is accepted
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
@@ -167,6 +171,7 @@ class DAI(CrashSafeSaving):
         bootstrap_entropy: float = 0.0,
         value_loss: str = "huber",
         max_grad_norm: float | None = 10,
+        compile: bool = False,
         action_noise: ActionNoise | None = None,
         use_sde: bool = False,
         stats_window_size: int = 100,
@@ -226,6 +231,7 @@ class DAI(CrashSafeSaving):
         self.bootstrap_entropy = bootstrap_entropy
         self.value_loss = value_loss
         self.max_grad_norm = max_grad_norm
+        self.compile = compile
         # For updating the target net every so many steps of the environment
         self._n_calls = 0
 
@@ -251,6 +257,8 @@ class DAI(CrashSafeSaving):
         )
         self.batch_norm_stats = get_parameters_by_name(self.policy.features_extractor, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(self.policy.features_extractor_target, ["running_"])
+        self.learned_parameters = [*self.policy.dual_parameters(), *self.policy.net_parameters()]
+        self._compiled_update = CompiledUpdate(self)
 
     def _setup_learn(
         self,
@@ -293,62 +301,105 @@ class DAI(CrashSafeSaving):
         precision = self._precision()
         if precision != "auto":
             policy.log_precision.data.fill_(math.log(float(precision)))
-        target_entropy = self._target_entropy()
+        target_entropy = th.tensor(self._target_entropy(), device=self.device)
         head_weights = self._head_weights()
         assert self.replay_buffer is not None
 
+        update = self._compiled_update if self.compile else self._update
         logged = []
         for batch in sample_transitions(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env):
-            pairs = batch.one_step
-            next_features, outcome = policy.observe(pairs.observations, pairs.next_observations, batch.has_successor)
-            features, actions = policy.features(pairs.observations), policy.encode(pairs.actions)
-
-            # World model: the likelihood of what happened, the surprise it was and what is not known about it. It reads the
-            # features and does not shape them: what is easy to predict is not what tells good actions from bad ones
-            prediction = policy.predict_outcome(features.detach(), actions)
-            weights = batch.has_successor * policy.bootstrap_weights(len(actions))
-            transition_loss = (prediction.nll(outcome) * weights).mean()
-            prediction_error = prediction.error(outcome) * batch.has_successor
-            information_gain = policy.novelty_of(prediction)
-
-            # Value net: bootstrap the EFE of the action taken, part by part
-            target = self._efe_target(batch, next_features, information_gain, prediction_error)
-            efe = policy.efe(features)
-            taken = efe(actions)
-            errors = self._value_error(taken, target.expand_as(taken), reduction="none")
-            value_loss = (errors.mean(dim=1) * head_weights.abs()).sum()
-
-            # Policy: the variational free energy under the worst of the value nets
-            habit = policy.habit(features)
-            divergence = habit.divergence(efe, head_weights, policy.precision, self._log_habit_prior(pairs.observations))
-            entropy = habit.entropy()
-
-            # In units of G if the precision moves: the policy's gradient would grow with it, and clipping shrink the others'
-            policy_loss = (divergence / policy.precision if precision == "auto" else divergence).mean()
-            losses = {"transition_loss": transition_loss, "value_loss": value_loss, "policy_loss": policy_loss}
-            if precision == "auto":
-                losses["precision_loss"] = fe.precision_loss(policy.log_precision, entropy, target_entropy)
-            if self.epistemic_weight == "auto":
-                gains = policy.novelty_of_actions(features), policy.novelty_of_actions(features, target=True)
-                scaled = [policy.novelty_scale.scaled(gain) for gain in gains]
-                losses["epistemic_weight_loss"] = fe.epistemic_weight_loss(policy.log_epistemic_weight, *scaled)
-            loss = self._optimize(losses)
-            scalars = {"loss": loss, **losses, "precision": policy.precision, "epistemic_weight": head_weights[1]}
-            samples = {
-                "vfe": prediction_error + divergence,
-                "prediction_error": prediction_error,
-                "information_gain": information_gain,
-                "extrinsic_value": -target[:, :1],
-                "epistemic_value": -target[:, 1:2],
-                "entropy": entropy,
-            }
-            logged.append((scalars, samples))
+            log_preference = self.preference.log_prob(batch.n_step)
+            log_habit_prior = self._log_habit_prior(batch.one_step.observations)
+            names, terms = update(UpdateInputs(batch, log_preference, log_habit_prior, head_weights, target_entropy))
+            logged.append(terms)
 
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/target_entropy", target_entropy)
-        for name, value in mean_of_terms(logged).items():
-            self.logger.record(f"train/{name}", value)
+        self.logger.record("train/target_entropy", float(target_entropy))
+        if logged:
+            for name, value in zip(names, th.stack(logged).mean(dim=0).tolist(), strict=True):
+                self.logger.record(f"train/{name}", value)
+
+    def _update(self, inputs: UpdateInputs) -> tuple[tuple[str, ...], th.Tensor]:
+        """
+        One gradient step, which ``CompiledUpdate`` does as well.
+
+        :param inputs: all that it reads beside the nets
+        :return: names of what is logged, and the values, shape (len(names),)
+        :raises ValueError: if a loss is not finite, before it reaches the parameters
+        """
+        names, terms, gradients = self._gradients(self.learned_parameters, inputs)
+        check_losses(names, terms)
+        self._optimize(gradients)
+        return names, terms
+
+    def _gradients(
+        self, parameters: Sequence[th.Tensor], inputs: UpdateInputs
+    ) -> tuple[tuple[str, ...], th.Tensor, list[th.Tensor | None]]:
+        """
+        :param parameters: all that is learned, the dual parameters first
+        :param inputs: all that the losses depend on beside the nets
+        :return: names of what is logged, the values, and the gradients of the sum of the losses, whose parameters meet in the
+            features extractor alone
+        """
+        losses, samples = self._losses(inputs)
+        loss = th.stack([term.reshape(()) for term in losses.values()]).sum()
+        gradients: list[th.Tensor | None] = list(th.autograd.grad(loss, parameters, allow_unused=True))
+        if self.max_grad_norm is not None:
+            n_dual = len(self.policy.dual_parameters())
+            gradients[n_dual:] = clipped(gradients[n_dual:], self.max_grad_norm)
+        weight = inputs.head_weights[1]
+        scalars = {"loss": loss, **losses, "precision": self.policy.precision, "epistemic_weight": weight}
+        return *summary(scalars, samples), gradients
+
+    def _losses(self, inputs: UpdateInputs) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
+        """
+        :param inputs: a batch of transitions and what goes with it
+        :return: the losses, scalars by name, and what is logged of each sample, shapes (batch, 1)
+        """
+        policy, batch, head_weights = self.policy, inputs.batch, inputs.head_weights
+        pairs = batch.one_step
+        next_features, outcome = policy.observe(pairs.observations, pairs.next_observations, batch.has_successor)
+        features, actions = policy.features(pairs.observations), policy.encode(pairs.actions)
+
+        # World model: the likelihood of what happened, the surprise it was and what is not known about it. It reads the
+        # features and does not shape them: what is easy to predict is not what tells good actions from bad ones
+        prediction = policy.predict_outcome(features.detach(), actions)
+        weights = batch.has_successor * policy.bootstrap_weights(len(actions))
+        transition_loss = (prediction.nll(outcome) * weights).mean()
+        prediction_error = prediction.error(outcome) * batch.has_successor
+        information_gain = policy.novelty_of(prediction)
+
+        # Value net: bootstrap the EFE of the action taken, part by part
+        target = self._efe_target(inputs, next_features, information_gain, prediction_error)
+        efe = policy.efe(features)
+        taken = efe(actions)
+        errors = self._value_error(taken, target.expand_as(taken), reduction="none")
+        value_loss = (errors.mean(dim=1) * head_weights.abs()).sum()
+
+        # Policy: the variational free energy under the worst of the value nets
+        habit = policy.habit(features)
+        divergence = habit.divergence(efe, head_weights, policy.precision, inputs.log_habit_prior)
+        entropy = habit.entropy()
+
+        # In units of G if the precision moves: the policy's gradient would grow with it, and clipping shrink the others'
+        policy_loss = (divergence / policy.precision if self.precision == "auto" else divergence).mean()
+        losses = {"transition_loss": transition_loss, "value_loss": value_loss, "policy_loss": policy_loss}
+        if self.precision == "auto":
+            losses["precision_loss"] = fe.precision_loss(policy.log_precision, entropy, inputs.target_entropy)
+        if self.epistemic_weight == "auto":
+            gains = policy.novelty_of_actions(features), policy.novelty_of_actions(features, target=True)
+            scaled = [policy.novelty_scale.scaled(gain) for gain in gains]
+            losses["epistemic_weight_loss"] = fe.epistemic_weight_loss(policy.log_epistemic_weight, *scaled)
+        samples = {
+            "vfe": prediction_error + divergence,
+            "prediction_error": prediction_error,
+            "information_gain": information_gain,
+            "extrinsic_value": -target[:, :1],
+            "epistemic_value": -target[:, 1:2],
+            "entropy": entropy,
+        }
+        return losses, samples
 
     def _precision(self) -> float | str:
         """
@@ -393,20 +444,20 @@ class DAI(CrashSafeSaving):
 
     @th.no_grad()
     def _efe_target(
-        self, batch: TransitionBatch, next_features: th.Tensor, information_gain: th.Tensor, prediction_error: th.Tensor
+        self, inputs: UpdateInputs, next_features: th.Tensor, information_gain: th.Tensor, prediction_error: th.Tensor
     ) -> th.Tensor:
         """
         Bellman targets of the value net's heads. The extrinsic part has n-step returns; the other two are known of the
         pair (s_t, a_t) alone and have one step.
 
-        :param batch: transitions
+        :param inputs: a batch of transitions and what goes with it
         :param next_features: features of s_{t+1}, shape (batch, features_dim)
         :param information_gain: of (s_t, a_t), shape (batch, 1)
         :param prediction_error: of (s_t, a_t, s_{t+1}), shape (batch, 1)
         :return: shape (batch, len(VALUE_HEADS))
         """
-        one_step, n_step = batch.one_step, batch.n_step
-        if n_step is one_step:
+        one_step, n_step = inputs.batch.one_step, inputs.batch.n_step
+        if n_step.rewards is one_step.rewards:
             next_efe, last_entropy = self._next_efe(next_features)
             last_efe = next_efe
         else:
@@ -415,13 +466,12 @@ class DAI(CrashSafeSaving):
             (next_efe, last_efe), (_, last_entropy) = both_efe.chunk(2), both_entropy.chunk(2)
         discount = n_step.discounts if n_step.discounts is not None else self.gamma
         soft_efe = last_efe[:, :1] - self.bootstrap_entropy / self.policy.precision * last_entropy
-        log_preference = self.preference.log_prob(n_step)
         next_epistemic = next_efe[:, 1:2]
         elsewhere = self.policy.mean_epistemic_efe(next_epistemic)
         novelty = self.policy.novelty_scale(information_gain)
         return th.cat(
             [
-                fe.bootstrapped_efe(-self.preference_weight * log_preference, n_step.dones, discount, soft_efe),
+                fe.bootstrapped_efe(-self.preference_weight * inputs.log_preference, n_step.dones, discount, soft_efe),
                 fe.continuing_efe(-novelty, one_step.dones, self.epistemic_gamma, next_epistemic, elsewhere),
                 fe.bootstrapped_efe(prediction_error, one_step.dones, self.gamma, next_efe[:, 2:]),
             ],
@@ -436,25 +486,15 @@ class DAI(CrashSafeSaving):
         habit = self.policy.habit(features)
         return habit.expected_efe(self.policy.efe(features, target=True)), habit.entropy()
 
-    def _optimize(self, losses: dict[str, th.Tensor]) -> th.Tensor:
+    def _optimize(self, gradients: list[th.Tensor | None]) -> None:
         """
-        One gradient step on the sum of the losses, whose parameters meet in the features extractor alone.
-
-        :param losses: scalars by name
-        :return: their sum
-        :raises ValueError: if a loss is not finite, before it reaches the parameters
+        :param gradients: of the learned parameters
         """
-        loss = th.stack([term.reshape(()) for term in losses.values()]).sum()
-        check_losses(loss, losses)
-        optimizer = self.policy.optimizer
-        optimizer.zero_grad()
-        loss.backward()
-        if self.max_grad_norm is not None:
-            clip_grad_norm(self.policy.net_parameters(), self.max_grad_norm)
-        optimizer.step()
+        for parameter, gradient in zip(self.learned_parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.policy.optimizer.step()
         if self.target_update_interval is None:
             self._update_target()
-        return loss
 
     def _update_target(self) -> None:
         online, target = self.policy.target_pairs()
@@ -487,7 +527,8 @@ class DAI(CrashSafeSaving):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "batch_norm_stats", "batch_norm_stats_target"]
+        made_at_setup = ["batch_norm_stats", "batch_norm_stats_target", "learned_parameters", "_compiled_update"]
+        return [*super()._excluded_save_params(), *made_at_setup]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

@@ -283,7 +283,7 @@ def sampled_divergence(
     return log_prob + precision * efe - log_prior
 
 
-def precision_loss(log_precision: th.Tensor, entropy: th.Tensor, target_entropy: float) -> th.Tensor:
+def precision_loss(log_precision: th.Tensor, entropy: th.Tensor, target_entropy: th.Tensor | float) -> th.Tensor:
     """
     Dual descent on the precision (Haarnoja et al. 2018, arXiv:1812.05905, eq. 18, with precision = 1 / temperature):
     a policy more random than its target raises the precision.

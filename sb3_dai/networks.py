@@ -1,6 +1,7 @@
 """The building blocks of the three nets: parallel perceptrons and running normalisation."""
 
 import math
+from collections.abc import Sequence
 
 import torch as th
 from gymnasium import spaces
@@ -243,20 +244,21 @@ class RunningPeak(nn.Module):
 
     def scaled(self, inputs: th.Tensor) -> th.Tensor:
         """
-        :param inputs: any shape
-        :return: in units of the peak, same shape
+        :param inputs: not negative, any shape
+        :return: in units of the peak, same shape; 0 as long as there is none
         """
-        return inputs / (self.peak + 1e-8)
+        return inputs / th.where(self.peak > 0.0, self.peak, th.inf)
 
 
-@th.no_grad()
-def clip_grad_norm(parameters: list[nn.Parameter], max_norm: float) -> None:
+def clipped(gradients: Sequence[th.Tensor | None], max_norm: float) -> list[th.Tensor | None]:
     """
     As ``torch.nn.utils.clip_grad_norm_``, in a few calls on the whole list (on the CPU torch's own loops over it).
 
-    :param parameters: those whose gradients are clipped together, in place
-    :param max_norm: largest Euclidean norm of all the gradients
+    :param gradients: clipped together; ``None`` stays ``None``
+    :param max_norm: largest Euclidean norm of all of them
+    :return: the clipped ones
     """
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = th.linalg.vector_norm(th.stack(th._foreach_norm(grads)))
-    th._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    known = [gradient for gradient in gradients if gradient is not None]
+    norm = th.linalg.vector_norm(th.stack(th._foreach_norm(known)))
+    scaled = iter(th._foreach_mul(known, (max_norm / (norm + 1e-6)).clamp(max=1.0)))
+    return [None if gradient is None else next(scaled) for gradient in gradients]

@@ -553,11 +553,11 @@ def test_observation_whose_square_overflows_leaves_finite_numbers(policy_kwargs,
 
 
 def test_check_losses():
-    losses = dict(one=th.tensor(1.0), two=th.tensor([NAN]), three=th.tensor(-INF))
-    check_losses(th.tensor(3.0), losses)
-    with pytest.raises(ValueError, match=r"two, three is not finite \(\{'one': 1\.0, 'two': nan, 'three': -inf\}\)"):
-        check_losses(th.tensor(NAN), losses)
+    names = ("loss", "one_loss", "two_loss", "three_loss", "entropy")
+    check_losses(names, th.tensor([3.0, 1.0, 1.0, 1.0, NAN]))
+    message = r"two_loss, three_loss is not finite \(\{'one_loss': 1\.0, 'two_loss': nan, 'three_loss': -inf\}\)"
+    with pytest.raises(ValueError, match=message):
+        check_losses(names, th.tensor([NAN, 1.0, NAN, -INF, 0.5]))
     # Terms that are finite each and overflow together
-    big = dict(one=th.tensor(3e38), two=th.tensor(3e38))
-    with pytest.raises(ValueError, match="one, two is not finite"):
-        check_losses(big["one"] + big["two"], big)
+    with pytest.raises(ValueError, match="one_loss, two_loss is not finite"):
+        check_losses(("loss", "one_loss", "two_loss"), th.tensor([INF, 3e38, 3e38]))

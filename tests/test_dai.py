@@ -344,11 +344,12 @@ def test_the_policys_gradient_does_not_grow_with_an_automatic_precision(monkeypa
         last.weight.data.zero_(), last.bias.data.zero_()
         model.policy.value_net.layers[-1].weight.data.mul_(100.0)
 
-        def keep(losses, bias=last.bias):
-            gradients.append(th.autograd.grad(losses["policy_loss"], bias)[0])
-            return losses["policy_loss"]
+        def keep(inputs, bias=last.bias, losses_of=model._losses):
+            losses, samples = losses_of(inputs)
+            gradients.append(th.autograd.grad(losses["policy_loss"], bias, retain_graph=True)[0])
+            return losses, samples
 
-        monkeypatch.setattr(model, "_optimize", keep)
+        monkeypatch.setattr(model, "_losses", keep)
         model.train(gradient_steps=1, batch_size=64)
     assert gradients[0].abs().max() > 1e-3
     th.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)

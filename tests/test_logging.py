@@ -151,11 +151,11 @@ def test_custom_logger_gets_every_term(tmp_path):
 
 def test_logged_terms_are_means_over_the_gradient_steps(monkeypatch):
     model = make(CounterEnv(), gradient_steps=4, train_freq=4, seed=0)
-    calls = spy(monkeypatch, model, "_optimize")
+    calls = spy(monkeypatch, model, "_update")
     model.learn(60, log_interval=1000)
     values = model.logger.name_to_value
     assert values["train/n_updates"] == model._n_updates == 12
-    assert values["train/loss"] == pytest.approx(np.mean([loss.item() for _, loss in calls[-4:]]), rel=1e-5)
+    assert values["train/loss"] == pytest.approx(np.mean([terms[0].item() for _, (_, terms) in calls[-4:]]), rel=1e-5)
 
 
 @action_spaces()

@@ -72,12 +72,12 @@ def test_training_and_acting_each_set_their_mode(batch_norm_model, monkeypatch):
     model = batch_norm_model
     modes = []
 
-    def note(losses=None):
+    def note(gradients=None):
         modes.append(model.policy.features_extractor.training)
-        return th.zeros(1)
+        return True
 
     monkeypatch.setattr(model, "_optimize", note)
-    model.learn(60, callback=lambda locals_, globals_: note() is not None)
+    model.learn(60, callback=lambda locals_, globals_: note())
     # In turn: a step of the environment, then a gradient step
     assert modes == [False] * 51 + [True, False] * 9 + [True]
 

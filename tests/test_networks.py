@@ -2,7 +2,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_dai.networks import EnsembleMLP, RunningNorm, clip_grad_norm
+from sb3_dai.networks import EnsembleMLP, RunningNorm, RunningPeak, clipped
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])
@@ -56,13 +56,20 @@ def test_running_norm_forgets():
 
 
 @pytest.mark.parametrize("max_norm", [0.1, 1e6])
-def test_clip_grad_norm_is_torchs(max_norm):
-    ours, theirs = nn.Linear(4, 3), nn.Linear(4, 3)
-    theirs.load_state_dict(ours.state_dict())
-    inputs = th.randn(6, 4)
-    for layer in (ours, theirs):
-        layer(inputs).square().sum().backward()
-    clip_grad_norm(list(ours.parameters()), max_norm)
-    nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
-    th.testing.assert_close(ours.weight.grad, theirs.weight.grad)
-    th.testing.assert_close(ours.bias.grad, theirs.bias.grad)
+def test_clipped_gradients_are_torchs(max_norm):
+    layer = nn.Linear(4, 3)
+    layer(th.randn(6, 4)).square().sum().backward()
+    ours = clipped([layer.weight.grad, None, layer.bias.grad], max_norm)
+    nn.utils.clip_grad_norm_(layer.parameters(), max_norm)
+    assert ours[1] is None
+    th.testing.assert_close(ours[0], layer.weight.grad)
+    th.testing.assert_close(ours[2], layer.bias.grad)
+
+
+def test_running_peak_scales_by_the_highest_mean():
+    peak = RunningPeak(horizon=1)
+    values = th.tensor([[1.0], [3.0]])
+    assert th.equal(peak.scaled(values), th.zeros(2, 1)), "nothing to compare with yet"
+    th.testing.assert_close(peak(values), values / 2.0)
+    th.testing.assert_close(peak(values / 4.0), values / 8.0)
+    assert th.equal(RunningPeak()(th.zeros(2, 1)), th.zeros(2, 1))

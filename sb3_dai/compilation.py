@@ -1,0 +1,221 @@
+"""The whole update of the nets as one compiled function: losses, gradients, clipping, Adam and the targets."""
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch as th
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from sb3_dai.checks import check_losses
+from sb3_dai.replay import TransitionBatch
+
+if TYPE_CHECKING:
+    from sb3_dai.dai import DAI
+
+SETTINGS = ("gamma", "tau", "max_grad_norm", "preference_weight", "epistemic_gamma", "bootstrap_entropy", "value_loss")
+"""Constants of a compiled update: another value is another graph."""
+
+
+class UpdateInputs(NamedTuple):
+    """All that a gradient step reads beside the nets and what is set at the agent's construction."""
+
+    batch: TransitionBatch
+    log_preference: th.Tensor
+    """log p~(o') of the n-step transitions, shape (batch, 1)"""
+    log_habit_prior: th.Tensor | float
+    """log E(a|s), shape (1, n_actions) or (batch, 1, n_actions), or 0"""
+    head_weights: th.Tensor
+    """Weights in G of the value net's heads, shape (n_heads,)"""
+    target_entropy: th.Tensor
+    """What an automatic precision aims at, shape ()"""
+
+
+class AdamState(NamedTuple):
+    """What Adam keeps of a parameter."""
+
+    step: th.Tensor
+    """Number of steps, shape ()"""
+    exp_avg: th.Tensor
+    """Running mean of the gradient, of the parameter's shape"""
+    exp_avg_sq: th.Tensor
+    """Running mean of its square"""
+
+
+@th.no_grad()
+def adam_step(
+    parameter: th.Tensor,
+    gradient: th.Tensor,
+    state: AdamState,
+    learning_rate: th.Tensor | float,
+    betas: tuple[float, float],
+    eps: float,
+    apply: th.Tensor,
+) -> None:
+    """
+    Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), in place.
+
+    :param parameter: any shape
+    :param gradient: same shape
+    :param state: of the parameter
+    :param learning_rate: a number or shape ()
+    :param betas: decays of the running means
+    :param eps: added to the denominator
+    :param apply: whether to do it, shape ()
+    """
+    step = state.step + 1.0
+    mean = state.exp_avg.lerp(gradient, 1.0 - betas[0])
+    square = state.exp_avg_sq * betas[1] + gradient.square() * (1.0 - betas[1])
+    root = square.sqrt() / (1.0 - betas[1] ** step).sqrt() + eps
+    moved = parameter - learning_rate / (1.0 - betas[0] ** step) * mean / root
+    for old, new in zip((parameter, *state), (moved, step, mean, square), strict=True):
+        old.copy_(th.where(apply, new, old))
+
+
+def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
+    """
+    :param optimizer: any
+    :return: whether ``adam_step`` is what it does
+    """
+    variants = ("weight_decay", "amsgrad", "maximize")
+    return type(optimizer) is th.optim.Adam and not any(group[name] for group in optimizer.param_groups for name in variants)
+
+
+class _Call(nn.Module):
+    """A function of a policy as a module, so that torch can run it on other tensors than the policy's own."""
+
+    def __init__(self, policy: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.policy = policy
+        self.function = function
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(*args)
+
+
+class CompiledUpdate:
+    """
+    One gradient step of an agent. Its Python runs once, on stand-ins, to record what it does to tensors; TorchInductor makes
+    machine code of the record, or finds in its cache what it made before. If the optimizer is not a plain Adam, it and the
+    targets stay outside.
+
+    Where this fails one warning says why, and training goes on without.
+
+    :param model: the agent
+    """
+
+    def __init__(self, model: "DAI") -> None:
+        self.model = model
+        self.call = _Call(model.policy, model._gradients)
+        self.tensors = {**dict(self.call.named_parameters()), **dict(self.call.named_buffers())}
+        name_of = {id(tensor): name for name, tensor in self.tensors.items()}
+        self.learned = [name_of[id(parameter)] for parameter in model.learned_parameters]
+        online, target = model.policy.target_pairs()
+        self.target_pairs = [(name_of[id(a)], name_of[id(b)]) for a, b in zip(online, target, strict=True)]
+        stats = zip(model.batch_norm_stats, model.batch_norm_stats_target, strict=True)
+        self.copied_pairs = [(name_of[id(a)], name_of[id(b)]) for a, b in stats]
+        self.graphs: dict[Any, Callable[..., Any]] = {}
+        self.failed = False
+
+    def __call__(self, given: UpdateInputs) -> tuple[tuple[str, ...], th.Tensor]:
+        """
+        As ``DAI._update``.
+
+        :param given: all that the update reads beside the nets
+        :return: names of what is logged, and the values, shape (len(names),)
+        """
+        # The first step makes Adam's state
+        if self.failed or not self.model.policy.optimizer.state:
+            return self.model._update(given)
+        leaves, spec = pytree.tree_flatten(given)
+        # A tensor in two places is one input
+        inputs = list({id(leaf): leaf for leaf in leaves if isinstance(leaf, th.Tensor)}.values())
+        place = {id(tensor): i for i, tensor in enumerate(inputs)}
+        form = tuple((place[id(x)], x.shape, x.stride(), x.dtype) if isinstance(x, th.Tensor) else x for x in leaves)
+        key = (spec, form, *(getattr(self.model, name) for name in SETTINGS))
+        if key not in self.graphs:
+            try:
+                self.graphs[key] = self._compile(given, inputs)
+            # Whatever keeps a compiler from its work: there is none, a net of the user's branches on values, torch is too old
+            except Exception as error:
+                reason = (str(error).strip().splitlines() or [""])[0]
+                warnings.warn(f"compile=True: training goes on without it, because of {type(error).__name__}: {reason}")
+                self.failed = True
+                return self.model._update(given)
+        names, terms, gradients = self.graphs[key](inputs)
+        check_losses(names, terms)
+        if gradients:
+            self.model._optimize(gradients)
+        return names, terms
+
+    def _compile(self, given: UpdateInputs, inputs: list[th.Tensor]) -> Callable[..., Any]:
+        """
+        :param given: an example
+        :param inputs: the tensors in it, each once
+        :return: function of such tensors: names of the terms, the terms, and the gradients if the optimizer is outside
+        """
+        from torch._inductor.compile_fx import compile_fx
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        model, optimizer = self.model, self.model.policy.optimizer
+        inside = is_plain_adam(optimizer)
+        group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
+        place = {id(tensor): i for i, tensor in enumerate(inputs)}
+        names: list[str] = []
+        has_gradient: list[bool] = []
+
+        def update(
+            nets: list[th.Tensor], states: list[AdamState | tuple[()]], rates: list[th.Tensor], tensors: list[th.Tensor]
+        ) -> Any:
+            net = dict(zip(self.tensors, nets, strict=True))
+            leaf = {name: net[name].detach().requires_grad_() for name in self.learned}
+            args = pytree.tree_map(lambda x: tensors[place[id(x)]] if isinstance(x, th.Tensor) else x, given)
+            logged, terms, gradients = th.func.functional_call(self.call, {**net, **leaf}, ([*leaf.values()], args))
+            names[:] = logged
+            has_gradient[:] = [gradient is not None for gradient in gradients]
+            if not inside:
+                return terms, *(gradient for gradient in gradients if gradient is not None)
+            apply = th.isfinite(terms[0])
+            for i, (name, gradient) in enumerate(zip(self.learned, gradients, strict=True)):
+                state = states[i]
+                if gradient is not None and state:
+                    number = group_of[id(model.learned_parameters[i])]
+                    group = optimizer.param_groups[number]
+                    adam_step(net[name], gradient, state, rates[number], group["betas"], group["eps"], apply)
+            if model.target_update_interval is None:
+                with th.no_grad():
+                    for online, target in self.target_pairs:
+                        net[target].lerp_(net[online], model.tau * apply)
+                    for online, target in self.copied_pairs:
+                        net[target].copy_(th.where(apply, net[online], net[target]))
+            return (terms,)
+
+        def arguments(tensors: list[th.Tensor]) -> list[Any]:
+            states: list[AdamState | tuple[()]] = []
+            if inside:
+                # What never had a gradient has no state
+                found = [optimizer.state.get(parameter) for parameter in model.learned_parameters]
+                states = [AdamState(s["step"], s["exp_avg"], s["exp_avg_sq"]) if s else () for s in found]
+            rates = [th.tensor(group["lr"], device=model.device) for group in optimizer.param_groups]
+            return [list(self.tensors.values()), states, rates, tensors]
+
+        flat, spec = pytree.tree_flatten(arguments(inputs))
+        flat = [tensor.detach() for tensor in flat]
+        # A call for each tensor's norm costs more than the arithmetic
+        norms = {th.ops.aten._foreach_norm.Scalar: lambda tensors: [tensor.square().sum().sqrt() for tensor in tensors]}
+        random_state = th.get_rng_state()
+        with th.enable_grad():
+            record = make_fx(lambda *flat: update(*pytree.tree_unflatten(list(flat), spec)), norms, tracing_mode="fake")
+            graph = record(*flat)
+        th.set_rng_state(random_state)
+        with th.no_grad(), th._inductor.config.patch(fallback_random=True, size_asserts=False):
+            compiled: Callable[..., Any] = compile_fx(graph, flat)  # type: ignore[assignment]
+
+        def run(tensors: list[th.Tensor]) -> tuple[tuple[str, ...], th.Tensor, list[th.Tensor | None]]:
+            with th.no_grad():
+                terms, *rest = compiled(*pytree.tree_leaves(arguments(tensors)))
+            gradients = iter(rest)
+            return tuple(names), terms, [next(gradients) if has else None for has in has_gradient] if rest else []
+
+        return run

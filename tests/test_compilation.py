@@ -1,0 +1,123 @@
+"""The compiled update does what the update does. Each graph takes the compiler several seconds, so there are few here."""
+
+import shutil
+import warnings
+
+import pytest
+import torch as th
+from helpers import make
+from stable_baselines3.common.torch_layers import FlattenExtractor
+
+from sb3_dai import DAI
+from sb3_dai.compilation import AdamState, adam_step, is_plain_adam
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+
+
+def trained(compile, env, steps=20, **kwargs):
+    return make(env, seed=3, compile=compile, **kwargs).learn(50 + steps, log_interval=1000)
+
+
+def assert_alike(one, other):
+    """Rounding apart: Adam divides a gradient by its size, however small it is."""
+    states = one.policy.state_dict(), other.policy.state_dict()
+    for name, tensor in states[0].items():
+        th.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=5e-4, msg=lambda text, name=name: f"{name}: {text}")
+    for name, value in one.logger.name_to_value.items():
+        if name.startswith("train/"):
+            assert other.logger.name_to_value[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+
+
+@needs_compiler
+def test_compiled_update_is_the_update():
+    models = []
+    for compile in (False, True):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="compile=True")
+            models.append(trained(compile, "CartPole-v1", n_steps=3, policy_kwargs=dict(net_arch=[16], bootstrap_share=0.5)))
+    assert_alike(*models)
+    model = models[1]
+    assert len(model._compiled_update.graphs) == 1, "compiled once"
+    assert models[0]._compiled_update.graphs == {}, "never unless asked for"
+
+    # What is not finite reaches nothing but the running statistics
+    model.replay_buffer.rewards[:] = float("nan")
+    before = [parameter.detach().clone() for parameter in model.policy.parameters()]
+    moments = [state["exp_avg"].clone() for state in model.policy.optimizer.state.values()]
+    with pytest.raises(ValueError, match="value_loss is not finite"):
+        model.train(gradient_steps=1, batch_size=32)
+    assert all(map(th.equal, before, model.policy.parameters()))
+    assert all(map(th.equal, moments, [state["exp_avg"] for state in model.policy.optimizer.state.values()]))
+
+
+@needs_compiler
+def test_another_optimizer_stays_outside():
+    """Random numbers, those of Box actions, are the same in both."""
+    kwargs = dict(policy_kwargs=dict(net_arch=[16], optimizer_class=th.optim.RMSprop), target_update_interval=3)
+    plain, compiled = (trained(compile, "Pendulum-v1", steps=8, **kwargs) for compile in (False, True))
+    assert len(compiled._compiled_update.graphs) == 1
+    assert_alike(plain, compiled)
+
+
+@pytest.mark.parametrize("reason", ["no compiler", "branches on values"])
+def test_without_a_compiler_training_goes_on_with_one_warning(reason, monkeypatch):
+    kwargs = {}
+    if reason == "no compiler":
+
+        def fail(*args, **kwargs):
+            raise RuntimeError("no compiler here\nand a long story")
+
+        monkeypatch.setattr("torch.fx.experimental.proxy_tensor.make_fx", fail)
+    else:
+        kwargs["policy_kwargs"] = dict(net_arch=[16], features_extractor_class=Branching)
+    with pytest.warns(UserWarning, match="compile=True: training goes on without it, because of") as caught:
+        compiled = trained(True, "CartPole-v1", **kwargs)
+    assert len([w for w in caught if "compile=True" in str(w.message)]) == 1
+    assert_alike(trained(False, "CartPole-v1", **kwargs), compiled)
+
+
+class Branching(FlattenExtractor):
+    def forward(self, observations):
+        features = super().forward(observations)
+        return features if features.mean() > 0 else features * 2.0
+
+
+def test_compile_is_saved_and_checked(tmp_path):
+    make(compile=True).save(tmp_path / "model")
+    assert DAI.load(tmp_path / "model", device="cpu").compile
+    assert not DAI.load(tmp_path / "model", device="cpu", compile=False).compile
+    with pytest.raises(ValueError, match="compile='yes'"):
+        make(compile="yes")
+
+
+@pytest.mark.parametrize("shape", [(), (3, 2)])
+def test_adam_step_is_torchs(shape):
+    ours = th.randn(shape)
+    theirs = ours.clone().requires_grad_()
+    optimizer = th.optim.Adam([theirs], lr=0.1, betas=(0.8, 0.99), eps=1e-5)
+    state = AdamState(th.zeros(()), th.zeros(shape), th.zeros(shape))
+    for _ in range(5):
+        gradient = th.randn(shape)
+        theirs.grad = gradient.clone()
+        optimizer.step()
+        adam_step(ours, gradient, state, 0.1, (0.8, 0.99), 1e-5, th.tensor(True))
+        before = [ours.clone(), *(tensor.clone() for tensor in state)]
+        adam_step(ours, gradient * float("nan"), state, 0.1, (0.8, 0.99), 1e-5, th.tensor(False))
+        assert all(map(th.equal, before, (ours, *state)))
+    th.testing.assert_close(ours, theirs.detach())
+
+
+def test_adam_by_hand():
+    parameter, state = th.tensor(1.0), AdamState(th.tensor(0.0), th.tensor(0.0), th.tensor(0.0))
+    adam_step(parameter, th.tensor(4.0), state, 0.5, (0.9, 0.999), 0.0, th.tensor(True))
+    assert parameter.item() == pytest.approx(0.5, abs=1e-4), "the first step is of the size of the learning rate"
+    assert [tensor.item() for tensor in state] == pytest.approx([1.0, 0.4, 0.016], rel=1e-4)
+
+
+def test_is_plain_adam():
+    parameters = [th.zeros(1, requires_grad=True)]
+    assert is_plain_adam(th.optim.Adam(parameters, fused=True))
+    assert not is_plain_adam(th.optim.Adam(parameters, weight_decay=0.1))
+    assert not is_plain_adam(th.optim.Adam(parameters, amsgrad=True))
+    assert not is_plain_adam(th.optim.AdamW(parameters, weight_decay=0.0))
+    assert not is_plain_adam(th.optim.SGD(parameters))
