@@ -45,6 +45,8 @@ class DAIPolicy(CrashSafePolicy):
     :param prior_scale: Factor of a fixed random net that is added to each member's output (randomised priors, Osband et al.
         2018, arXiv:1806.03335), so that members disagree where there is no data; 0 for none
     :param novelty: What the epistemic value is about: "information_gain", or the ensemble's "variance" whatever the noise
+    :param lookahead: Whether the ensemble is asked for the novelty of every action of a ``Discrete`` space, tried or not, so
+        that the value net learns only what comes after. It costs twice a forward pass of the ensemble for each action.
     :param n_critics: Number of value nets; the bootstrap takes the worst of them
     :param lr_multipliers: Factors on the learning rate of the nets "transition", "policy", "value" (1 if absent)
     :param greedy: What ``predict(deterministic=True)`` takes: the most probable action of the "habit" Q(a|s), or the best by
@@ -76,6 +78,7 @@ class DAIPolicy(CrashSafePolicy):
         prior_scale: float = 0.0,
         novelty: str = "information_gain",
         n_critics: int = 2,
+        lookahead: bool = False,
         greedy: str = "habit",
         lr_multipliers: dict[str, float] | None = None,
         action_precision: float = 1.0,
@@ -110,6 +113,8 @@ class DAIPolicy(CrashSafePolicy):
             check_number("prior_count (or None)", prior_count, low=1e-6)
         check_choice("transition_model", transition_model, "ensemble", "dirichlet")
         check_choice("novelty", novelty, "information_gain", "variance")
+        if lookahead and not isinstance(action_space, spaces.Discrete):
+            raise ValueError(f"lookahead=True asks about each action of a Discrete space, not of {action_space}: leave it out")
         check_choice("greedy", greedy, "habit", "extrinsic")
         check_number("action_precision", action_precision, low=MIN_PRECISION)
         unknown = set(lr_multipliers or {}) - set(NET_NAMES)
@@ -129,6 +134,7 @@ class DAIPolicy(CrashSafePolicy):
         self.prior_scale = prior_scale
         self.novelty = novelty
         self.n_critics = n_critics
+        self.lookahead = lookahead
         self.greedy = greedy
         self.lr_multipliers = dict(lr_multipliers or {})
         self.action_precision = action_precision
@@ -340,19 +346,27 @@ class DAIPolicy(CrashSafePolicy):
         net = self.value_net_target if target else self.value_net
         return self.action_model.efe(net, features, len(VALUE_HEADS), self._known_efe(features))
 
+    @th.no_grad()
     def _known_efe(self, features: th.Tensor) -> th.Tensor | float:
         """
-        A table of counts says of all actions, tried or not, what is to be learned by taking them now. The value net then
-        has to learn only what follows.
+        A world model can be asked about all actions, tried or not, what is to be learned by taking them now. The value net
+        then has to learn only what follows. A table of counts always is; an ensemble with ``lookahead``.
 
         :param features: shape (batch, features_dim)
-        :return: one-step part of G(s,.), shape (batch, len(VALUE_HEADS), 1, n_actions), or 0 where it is not known
+        :return: one-step part of G(s,.), shape (batch, len(VALUE_HEADS), 1, n_actions), or 0 where nobody asks
         """
-        if not isinstance(self.transition_model, DirichletTransitions):
+        if isinstance(self.transition_model, DirichletTransitions):
+            novelty = self.transition_model.gains_of(features)
+        elif self.lookahead:
+            n_actions = self.action_model.code_dim
+            actions = th.eye(n_actions, device=features.device).repeat(len(features), 1)
+            prediction = self.predict_outcome(features.repeat_interleave(n_actions, dim=0), actions)
+            novelty = self.novelty_of(prediction).reshape(-1, n_actions)
+        else:
             return 0.0
-        novelty = self.novelty_scale.scaled(self.transition_model.gains_of(features))
-        nothing = th.zeros_like(novelty)
-        return th.stack([nothing, -novelty, nothing], dim=1).unsqueeze(2)
+        scaled = self.novelty_scale.scaled(novelty)
+        nothing = th.zeros_like(scaled)
+        return th.stack([nothing, -scaled, nothing], dim=1).unsqueeze(2)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         return self._predict(obs, deterministic=deterministic)
@@ -438,6 +452,7 @@ class DAIPolicy(CrashSafePolicy):
                 prior_scale=self.prior_scale,
                 novelty=self.novelty,
                 n_critics=self.n_critics,
+                lookahead=self.lookahead,
                 greedy=self.greedy,
                 lr_multipliers=self.lr_multipliers,
                 action_precision=self.action_precision,

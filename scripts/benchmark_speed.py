@@ -1,89 +1,335 @@
-"""
-Time of a gradient step of DAI and of its peer in SB3 (DQN, or SAC where actions are continuous), with the same layers and
-batch, interleaved in one run on one thread.
+r"""
+What DAI costs, beside its peers in SB3 and sb3-contrib: DQN and QR-DQN, or SAC and TQC where actions are continuous.
 
-    python scripts/benchmark_speed.py --out docs/results/speed.json
-    python scripts/benchmark_speed.py --env Pendulum-v1 --net-arch 256 256 --batch-size 256 --out docs/results/speed_box.json
+    python scripts/benchmark_speed.py steps --out docs/results/speed.json
+    python scripts/benchmark_speed.py steps --env Pendulum-v1 --net-arch 256 256 --batch-size 256 \
+        --out docs/results/speed_box.json
+    python scripts/benchmark_speed.py breakdown --out docs/results/speed_breakdown.json
+    python scripts/benchmark_speed.py compile --out docs/results/speed_compile.json
+    python scripts/benchmark_speed.py environments --out docs/results/speed_environments.json
+    python scripts/benchmark_speed.py scale --out docs/results/speed_scale.json --figure docs/figures/speed.png
+
+``steps`` times a gradient step and one ``predict`` of one observation. All models have the same layers and batch and take
+turns, so that what else the machine does hits all of them; the ratio is the median over the turns. ``breakdown`` says where
+the time of an eager gradient step goes, ``compile`` what the first compiled one costs, ``environments`` how many steps a
+second a training run takes, and ``scale`` how the cost of a gradient step grows.
 
 Read the ratios: absolute times differ from machine to machine and from run to run.
 """
 
 import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import QRDQN, TQC
 from stable_baselines3 import DQN, SAC
-from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
 from sb3_dai import DAI
 from sb3_dai.saving import write_json
 
+N_RANDOM = 1000
+"""Random transitions in the buffer."""
 
-def make(algo: type[BaseAlgorithm], env_id: str, net_arch: list[int], batch_size: int, **policy_kwargs) -> BaseAlgorithm:
+
+def is_continuous(env_id: str) -> bool:
+    """
+    :param env_id: the environment
+    :return: whether SAC is the peer and not DQN
+    """
+    return isinstance(gym.make(env_id).action_space, spaces.Box)
+
+
+def make(algo: Any, args: argparse.Namespace, n_envs: int = 1, policy_kwargs: dict[str, Any] | None = None, **kwargs) -> Any:
     """
     :param algo: the algorithm's class
-    :param env_id: the environment
-    :param net_arch: hidden layers of each net
-    :param batch_size: of a gradient step
-    :return: a model with a thousand random transitions
+    :param args: names the environment, the layers and the batch
+    :param n_envs: number of environments
+    :param policy_kwargs: of the policy, beside its layers
+    :param kwargs: of the algorithm
+    :return: a model with a buffer of random transitions that has taken a few gradient steps
     """
-    model = algo(
-        "MlpPolicy", env_id, learning_starts=1000, batch_size=batch_size, buffer_size=10_000, seed=0, device="cpu",
-        policy_kwargs=dict(net_arch=net_arch, **policy_kwargs),
-    )  # fmt: skip
-    model.learn(1000)
+    kwargs = {"batch_size": args.batch_size, "buffer_size": 10_000, "learning_starts": N_RANDOM, **kwargs}
+    policy_kwargs = {"net_arch": args.net_arch, **(policy_kwargs or {})}
+    env = make_vec_env(args.env, n_envs)
+    policy = "CnnPolicy" if len(env.observation_space.shape or ()) == 3 else "MlpPolicy"
+    model = algo(policy, env, policy_kwargs=policy_kwargs, seed=0, device=args.device, **kwargs)
+    model.learn(N_RANDOM)
     model.set_logger(configure(None, []))
+    model.train(gradient_steps=4, batch_size=model.batch_size)
     return model
 
 
-def microseconds(model, n_steps: int) -> float:
+def microseconds(function: Callable[[], Any], n_calls: int) -> float:
     """
-    :param model: what to train
-    :param n_steps: gradient steps, each in a call of its own
-    :return: time of one
+    :param function: what to time
+    :param n_calls: how often to call it
+    :return: time of a call
     """
     start = time.perf_counter()
-    for _ in range(n_steps):
-        model.train(gradient_steps=1, batch_size=model.batch_size)
-    return (time.perf_counter() - start) / n_steps * 1e6
+    for _ in range(n_calls):
+        function()
+    return (time.perf_counter() - start) / n_calls * 1e6
+
+
+def gradient_step_time(model: Any, n_steps: int) -> float:
+    """
+    :param model: what to train, with two gradient steps a call as DAI's defaults do
+    :param n_steps: number of gradient steps
+    :return: microseconds of one
+    """
+    n_calls = max(n_steps // 2, 1)
+    result = microseconds(lambda: model.train(gradient_steps=2, batch_size=model.batch_size), n_calls) / 2
+    if th.device(model.device).type == "cuda":
+        th.cuda.synchronize()
+    return result
+
+
+def steps(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    :param args: of the command line
+    :return: microseconds of a gradient step and of a prediction, each turn's, and their medians and ratios, by model
+    """
+    peers = [SAC, TQC] if is_continuous(args.env) else [DQN, QRDQN]
+    models = {peer.__name__: make(peer, args) for peer in peers}
+    for size in (5, 1):
+        for compile in (False, True):
+            name = f"DAI, ensemble of {size}, {'compiled' if compile else 'eager'}"
+            models[name] = make(DAI, args, compile=compile, policy_kwargs={"ensemble_size": size})
+    observation = gym.make(args.env).reset(seed=0)[0]
+    times: dict[str, dict[str, list[float]]] = {name: {"step": [], "predict": []} for name in models}
+    for turn in range(args.repeats + 1):
+        for name, model in models.items():
+            step = gradient_step_time(model, args.gradient_steps)
+            predict = microseconds(lambda model=model: model.predict(observation, deterministic=True), args.gradient_steps)  # type: ignore[misc]
+            if turn > 0:  # The first is to warm up
+                times[name]["step"].append(round(step, 1))
+                times[name]["predict"].append(round(predict, 1))
+    base = times[peers[0].__name__]
+    results: dict[str, Any] = {}
+    for name, found in times.items():
+        results[name] = dict(found)
+        for what, values in found.items():
+            ratio = float(np.median(np.array(values) / np.array(base[what])))
+            results[name][f"median_{what}"] = round(float(np.median(values)), 1)
+            results[name][f"ratio_{what}"] = round(ratio, 3)
+        row = results[name]
+        print(
+            f"{name:28s} step {row['median_step']:8.0f} us, {row['ratio_step']:5.2f} times {peers[0].__name__}"
+            f"   predict {row['median_predict']:6.0f} us, {row['ratio_predict']:5.2f} times"
+        )
+    return results
+
+
+def breakdown(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    :param args: of the command line
+    :return: microseconds of each part of an eager gradient step
+    """
+    model = make(DAI, args)
+    policy = model.policy
+    spent: dict[str, float] = {}
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*given: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*given, **named)
+            spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+            return result
+
+        return wrapper
+
+    parts = [
+        ("sampling", model.replay_buffer, "_get_samples"), ("running statistics", policy, "observe"),
+        ("transition net", policy, "predict_outcome"), ("targets of the values", model, "_efe_target"),
+        ("losses in all", model, "_losses"), ("backward", th.autograd, "grad"),
+        ("clipping", sys.modules["sb3_dai.dai"], "clipped"),
+        ("optimizer", policy.optimizer, "step"), ("target nets", model, "_update_target"),
+        ("in all", model, "train"),
+    ]  # fmt: skip
+    for name, owner, attribute in parts:
+        setattr(owner, attribute, timed(name, getattr(owner, attribute)))
+    for _ in range(args.repeats):
+        gradient_step_time(model, args.gradient_steps)
+    n_steps = args.repeats * (args.gradient_steps // 2) * 2
+    result = {name: round(spent[name] / n_steps * 1e6, 1) for name, *_ in parts}
+    inside = ("sampling", "losses in all", "backward", "clipping", "optimizer", "target nets")
+    result["logging, schedules and the rest"] = round(result["in all"] - sum(result[name] for name in inside), 1)
+    for name, value in result.items():
+        print(f"{name:32s} {value:8.0f} us a gradient step")
+    return result
+
+
+def compile_times(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    :param args: of the command line
+    :return: seconds of the first compiled gradient step with an empty cache and in two later processes, and the peak memory
+        of the whole process in MiB, eager and compiled
+    """
+    results: dict[str, Any] = {}
+    command = [sys.executable, __file__, "first", "--env", args.env, "--batch-size", str(args.batch_size), "--out", os.devnull]
+    command += ["--net-arch", *map(str, args.net_arch)]
+    with tempfile.TemporaryDirectory() as cache:
+        for name, mode in (("eager", "eager"), ("cold", "compiled"), ("warm", "compiled"), ("warm again", "compiled")):
+            environ = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "DAI_FIRST": mode}
+            output = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout.split()
+            results[name] = {"seconds": float(output[-2]), "peak_mib": float(output[-1])}
+            print(
+                f"{name:12s} first gradient step {results[name]['seconds']:6.1f} s, peak {results[name]['peak_mib']:.0f} MiB"
+            )
+    return results
+
+
+def first(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    Print the seconds of the first gradient step after Adam's and the peak memory in MiB, for ``compile_times``.
+
+    :param args: of the command line
+    """
+    with mock.patch.object(DAI, "train"):
+        model = DAI("MlpPolicy", args.env, batch_size=args.batch_size, device="cpu", seed=0,
+                    policy_kwargs={"net_arch": args.net_arch}, compile=os.environ["DAI_FIRST"] == "compiled")  # fmt: skip
+        model.learn(N_RANDOM)
+    model.set_logger(configure(None, []))
+    model.train(gradient_steps=1, batch_size=args.batch_size)
+    start = time.perf_counter()
+    model.train(gradient_steps=1, batch_size=args.batch_size)
+    print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return {}
+
+
+def environments(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    :param args: of the command line
+    :return: environment steps a second, with one gradient step for each step of all environments and with none, by number of
+        environments and model
+    """
+    peer = SAC if is_continuous(args.env) else DQN
+    results: dict[str, Any] = {}
+    for n_envs in (1, 4, 16, 64):
+        models = {
+            peer.__name__: make(peer, args, n_envs, train_freq=1, gradient_steps=1),
+            "DAI, eager": make(DAI, args, n_envs, gradient_steps=1),
+            "DAI, compiled": make(DAI, args, n_envs, gradient_steps=1, compile=True),
+            "DAI, acting alone": make(DAI, args, n_envs, gradient_steps=1),
+        }
+        models["DAI, acting alone"].train = lambda *given, **named: None
+        for name, model in models.items():
+            model.learning_starts = 0
+            found = []
+            for turn in range(args.repeats + 1):
+                n_steps = 200 * n_envs
+                start = time.perf_counter()
+                model.learn(n_steps, reset_num_timesteps=False)
+                if turn > 0:
+                    found.append(round(n_steps / (time.perf_counter() - start), 1))
+            results.setdefault(name, {})[n_envs] = {"steps_a_second": found, "median": float(np.median(found))}
+            print(f"{name:18s} {n_envs:3d} environments: {np.median(found):8.0f} steps a second", flush=True)
+    return results
+
+
+SCALES: dict[str, list[int]] = {
+    "batch": [32, 128, 512, 2048, 4096],
+    "width": [64, 128, 256, 512, 1024],
+    "ensemble": [1, 2, 5, 10, 20],
+    "buffer": [10_000, 100_000, 1_000_000],
+}
+
+
+def scale(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    :param args: of the command line
+    :return: microseconds of a compiled gradient step by batch, width, ensemble and buffer, and the exponent of a power law
+        through the upper half of them
+    """
+    results: dict[str, Any] = {}
+    for what, sizes in SCALES.items():
+        times: dict[str, list[float]] = {"compiled": [], "eager": []}
+        for size in sizes:
+            setting = argparse.Namespace(**vars(args))
+            kwargs: dict[str, Any] = {}
+            if what == "batch":
+                setting.batch_size = size
+            elif what == "width":
+                setting.net_arch = [size, size]
+            elif what == "ensemble":
+                kwargs["policy_kwargs"] = {"ensemble_size": size}
+            else:
+                kwargs["buffer_size"] = size
+            for mode in times:
+                model = make(DAI, setting, compile=mode == "compiled", **kwargs)
+                if what == "buffer":
+                    buffer = model.replay_buffer
+                    buffer.pos, buffer.full = 0, True  # As if filled: the rows that are zeros cost what others do
+                n_steps = 4 if what in ("batch", "width") and size >= 512 else 20
+                gradient_step_time(model, 4)
+                times[mode].append(round(min(gradient_step_time(model, n_steps) for _ in range(args.repeats)), 1))
+        results[what] = {"sizes": sizes, **times}
+        upper = slice(len(sizes) // 2, None)
+        for mode, values in times.items():
+            exponent = np.polyfit(np.log(sizes[upper]), np.log(values[upper]), 1)[0]
+            results[what][f"exponent_{mode}"] = round(float(exponent), 2)
+            print(f"{what:9s} {mode:9s} {values} us at {sizes}: exponent {exponent:.2f}", flush=True)
+    if args.figure:
+        draw(results, args.figure)
+    return results
+
+
+def draw(results: dict[str, Any], path: str) -> None:
+    """
+    :param results: of ``scale``
+    :param path: of the figure
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(results), figsize=(3 * len(results), 2.8), layout="constrained", sharey=True)
+    for axis, (what, found) in zip(axes, results.items(), strict=True):
+        for mode in ("eager", "compiled"):
+            axis.loglog(
+                found["sizes"], np.array(found[mode]) / 1e3, "o-", label=f"{mode}, exponent {found[f'exponent_{mode}']}"
+            )
+        axis.set_xlabel(what)
+        axis.legend(fontsize=7)
+    axes[0].set_ylabel("ms a gradient step")
+    figure.savefig(path, dpi=120)
+
+
+COMMANDS = {
+    "steps": steps, "breakdown": breakdown, "compile": compile_times, "first": first,
+    "environments": environments, "scale": scale,
+}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--net-arch", type=int, nargs="+", default=[64, 64])
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--gradient-steps", type=int, default=100)
+    parser.add_argument("--gradient-steps", type=int, default=100, help="gradient steps in a turn")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--figure", help="of scale")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
 
-    th.set_num_threads(1)
-    peer = SAC if isinstance(gym.make(args.env).action_space, spaces.Box) else DQN
-    setting = args.env, args.net_arch, args.batch_size
-    models = {
-        peer.__name__: make(peer, *setting),
-        "DAI": make(DAI, *setting),
-        "DAI, ensemble_size=1": make(DAI, *setting, ensemble_size=1),
-    }
-    for model in models.values():
-        microseconds(model, args.gradient_steps)
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(args.repeats):
-        for name, model in models.items():
-            times[name].append(microseconds(model, args.gradient_steps))
-
-    base = np.array(times[peer.__name__])
-    results = {name: {"microseconds": np.round(t, 1).tolist()} for name, t in times.items()}
-    for name, t in times.items():
-        ratio = float(np.median(np.array(t) / base))
-        results[name].update({"median": round(float(np.median(t)), 1), f"ratio_to_{peer.__name__.lower()}": round(ratio, 3)})
-        print(f"{name:22s} {np.median(t):8.0f} us, {ratio:.2f} times {peer.__name__}")
-    write_json(args.out, {**vars(args), "torch": th.__version__, **results})
+    th.set_num_threads(args.threads)
+    results = COMMANDS[args.command](args)
+    if args.command != "first":
+        write_json(args.out, {**vars(args), "torch": th.__version__, "results": results})
 
 
 if __name__ == "__main__":

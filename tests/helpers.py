@@ -10,6 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 from worlds import BOX, DISCRETE, IMAGE
 
+from sb3_dai.compilation import UpdateInputs
 from sb3_dai.dai import DAI
 
 ACTIONS = {
@@ -46,6 +47,12 @@ def make(env="CartPole-v1", policy="MlpPolicy", **kwargs):
 
 def policy_for(space):
     return "MultiInputPolicy" if isinstance(space, spaces.Dict) else "CnnPolicy" if space == IMAGE else "MlpPolicy"
+
+
+def inputs_of(model, batch):
+    """What a gradient step on a batch reads."""
+    log_preference = model.preference.log_prob(batch.n_step)
+    return UpdateInputs(batch, log_preference, 0.0, model._head_weights(), th.tensor(model._target_entropy()))
 
 
 def spy(monkeypatch, owner, name):

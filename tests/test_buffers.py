@@ -140,7 +140,7 @@ def test_memory_efficient_buffer_holds_no_surprise_at_the_end_of_an_episode(monk
     model = make(SampledEnv(action_space=action_space), seed=0, **kwargs)
     targets = spy(monkeypatch, model, "_efe_target")
     model.learn(60)
-    has_successor = th.cat([batch.has_successor for (batch, *_), _ in targets])
+    has_successor = th.cat([batch.has_successor for ((batch, *_), *_), _ in targets])
     prediction_error = th.cat([error for (*_, error), _ in targets])
     assert 0 < has_successor.mean() < 1
     assert th.equal(prediction_error > 0, has_successor == 1)

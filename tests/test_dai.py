@@ -6,6 +6,7 @@ import pytest
 import torch as th
 import yaml
 from gymnasium import spaces
+from helpers import inputs_of
 from stable_baselines3.common.logger import configure
 from worlds import N_ACTIONS, N_STATES, Chain, solve, transition
 
@@ -199,12 +200,12 @@ def test_information_gain_lowers_the_epistemic_target():
     model = filled(DAI("MlpPolicy", Chain(), epistemic_gamma=0.0, seed=0, policy_kwargs=SMALL, device="cpu"))
     (batch,) = sample_transitions(model.replay_buffer, 2)
     for _ in range(1000):  # until the running scale is that of the two
-        target = model._efe_target(batch, th.zeros(2, N_STATES), th.tensor([[1.0], [3.0]]), th.zeros(2, 1))
+        target = model._efe_target(inputs_of(model, batch), th.zeros(2, N_STATES), th.tensor([[1.0], [3.0]]), th.zeros(2, 1))
     np.testing.assert_allclose(target[:, 1], [-1.0 / 2.0, -3.0 / 2.0], rtol=1e-3)
     assert model._head_weights()[1] > 0
     # What is known by now weighs less than it did: the scale keeps its peak
     for _ in range(1000):
-        target = model._efe_target(batch, th.zeros(2, N_STATES), th.tensor([[0.1], [0.3]]), th.zeros(2, 1))
+        target = model._efe_target(inputs_of(model, batch), th.zeros(2, N_STATES), th.tensor([[0.1], [0.3]]), th.zeros(2, 1))
     np.testing.assert_allclose(target[:, 1], [-0.1 / 2.0, -0.3 / 2.0], rtol=1e-3)
 
 
@@ -265,7 +266,7 @@ def test_targets_are_those_of_the_target_net(make_env):
     def target() -> th.Tensor:
         th.manual_seed(0)
         features = model.policy.features(batch.one_step.next_observations)
-        return model._efe_target(batch, features, th.zeros(8, 1), th.zeros(8, 1))
+        return model._efe_target(inputs_of(model, batch), features, th.zeros(8, 1), th.zeros(8, 1))
 
     before = target()
     model.policy.value_net.layers[-1].bias.data += 1.0

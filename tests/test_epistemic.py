@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ACTIONS, action_spaces, differing, is_finite, make, state_of
+from helpers import ACTIONS, action_spaces, differing, inputs_of, is_finite, make, state_of
 from stable_baselines3.common.env_util import make_vec_env
 from worlds import BOX, DISCRETE, N_ACTIONS, N_STATES, VECTOR, Chain, SampledEnv
 
@@ -216,7 +216,7 @@ def test_an_end_counts_as_the_average_state():
     targets = []
     for ended in (0.0, 1.0):
         batch.one_step.dones[:] = ended
-        targets.append(model._efe_target(batch, features, th.zeros(16, 1), th.zeros(16, 1))[:, 1])
+        targets.append(model._efe_target(inputs_of(model, batch), features, th.zeros(16, 1), th.zeros(16, 1))[:, 1])
     assert targets[0].std() > 0
     expected = 0.9 * model.policy.mean_epistemic_efe.mean
     th.testing.assert_close(targets[1], expected.expand(16))
@@ -273,3 +273,35 @@ def test_other_words_for_the_weight_are_refused(value):
 def test_bad_arguments_of_the_policy_are_named(name, value):
     with pytest.raises(ValueError, match=rf"{name}.*={value!r}: "):
         make(Chain(), policy_kwargs={name: value})
+
+
+# -- What the world model says of actions that were not taken
+
+
+@pytest.mark.parametrize(
+    "policy_kwargs", [dict(net_arch=[16], lookahead=True), dict(net_arch=[16], transition_model="dirichlet")], ids=str
+)
+def test_novelty_of_every_action_is_part_of_its_efe(policy_kwargs):
+    model = make(Chain(), policy_kwargs=policy_kwargs, seed=0).learn(80)
+    policy = model.policy
+    features = policy.features(th.arange(N_STATES))
+    table = policy.efe(features).table
+    learned = policy.value_net(features).unflatten(-1, (3, 1, N_ACTIONS))
+    for action in range(N_ACTIONS):
+        codes = policy.encode(th.full((N_STATES, 1), action))
+        novelty = policy.novelty_scale.scaled(policy.novelty_of(policy.predict_outcome(features, codes)))
+        assert novelty.max() > 0.0
+        known = (table - learned)[:, :, :, 0, action]
+        th.testing.assert_close(known[:, :, 1], -novelty[:, 0].expand(2, -1), rtol=1e-4, atol=1e-5)
+        assert (known[:, :, [0, 2]] == 0.0).all()
+
+
+def test_nobody_is_asked_by_default():
+    model = make(Chain(), seed=0)
+    assert model.policy._known_efe(model.policy.features(th.arange(N_STATES))) == 0.0
+
+
+@action_spaces("box", "multi-discrete")
+def test_lookahead_needs_actions_that_can_be_counted(action_space):
+    with pytest.raises(ValueError, match="lookahead=True asks about each action of a Discrete space"):
+        make(SampledEnv(action_space=action_space), policy_kwargs=dict(lookahead=True))
