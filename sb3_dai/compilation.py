@@ -166,7 +166,7 @@ class CompiledUpdate:
         has_gradient: list[bool] = []
 
         def update(
-            nets: list[th.Tensor], states: list[AdamState | tuple[()]], rates: list[th.Tensor], tensors: list[th.Tensor]
+            nets: list[th.Tensor], states: list[AdamState | None], rates: list[th.Tensor], tensors: list[th.Tensor]
         ) -> Any:
             net = dict(zip(self.tensors, nets, strict=True))
             leaf = {name: net[name].detach().requires_grad_() for name in self.learned}
@@ -179,7 +179,7 @@ class CompiledUpdate:
             apply = th.isfinite(terms[0])
             for i, (name, gradient) in enumerate(zip(self.learned, gradients, strict=True)):
                 state = states[i]
-                if gradient is not None and state:
+                if gradient is not None and state is not None:
                     number = group_of[id(model.learned_parameters[i])]
                     group = optimizer.param_groups[number]
                     adam_step(net[name], gradient, state, rates[number], group["betas"], group["eps"], apply)
@@ -191,30 +191,44 @@ class CompiledUpdate:
                         net[target].copy_(th.where(apply, net[online], net[target]))
             return (terms,)
 
-        def arguments(tensors: list[th.Tensor]) -> list[Any]:
-            states: list[AdamState | tuple[()]] = []
-            if inside:
-                # What never had a gradient has no state
-                found = [optimizer.state.get(parameter) for parameter in model.learned_parameters]
-                states = [AdamState(s["step"], s["exp_avg"], s["exp_avg_sq"]) if s else () for s in found]
-            rates = [th.tensor(group["lr"], device=model.device) for group in optimizer.param_groups]
-            return [list(self.tensors.values()), states, rates, tensors]
+        def states_now() -> list[AdamState | None]:
+            # What never had a gradient has no state
+            found = [optimizer.state.get(parameter) if inside else None for parameter in model.learned_parameters]
+            return [AdamState(s["step"], s["exp_avg"], s["exp_avg_sq"]) if s else None for s in found]
 
-        flat, spec = pytree.tree_flatten(arguments(inputs))
-        flat = [tensor.detach() for tensor in flat]
+        def rates_now() -> list[th.Tensor]:
+            return [th.tensor(group["lr"], device=model.device) for group in optimizer.param_groups]
+
+        def flat_state() -> list[th.Tensor]:
+            return [*self.tensors.values(), *(tensor for state in states_now() if state is not None for tensor in state)]
+
+        has_state = [state is not None for state in states_now()]
+        n_rates, n_inputs = len(optimizer.param_groups), len(inputs)
+
+        def flat_update(*flat: th.Tensor) -> Any:
+            rest = iter(flat)
+            nets = [next(rest) for _ in self.tensors]
+            states = [AdamState(next(rest), next(rest), next(rest)) if has else None for has in has_state]
+            return update(nets, states, [next(rest) for _ in range(n_rates)], [next(rest) for _ in range(n_inputs)])
+
+        flat = [tensor.detach() for tensor in (*flat_state(), *rates_now(), *inputs)]
         # A call for each tensor's norm costs more than the arithmetic
         norms = {th.ops.aten._foreach_norm.Scalar: lambda tensors: [tensor.square().sum().sqrt() for tensor in tensors]}
         random_state = th.get_rng_state()
         with th.enable_grad():
-            record = make_fx(lambda *flat: update(*pytree.tree_unflatten(list(flat), spec)), norms, tracing_mode="fake")
-            graph = record(*flat)
+            graph = make_fx(flat_update, norms, tracing_mode="fake")(*flat)
         th.set_rng_state(random_state)
         with th.no_grad(), th._inductor.config.patch(fallback_random=True, size_asserts=False):
             compiled: Callable[..., Any] = compile_fx(graph, flat)  # type: ignore[assignment]
 
+        # Loading a model replaces the optimizer's state, and nothing else does
+        known: list[Any] = [optimizer.state, flat_state()]
+
         def run(tensors: list[th.Tensor]) -> tuple[tuple[str, ...], th.Tensor, list[th.Tensor | None]]:
+            if known[0] is not optimizer.state:
+                known[:] = [optimizer.state, flat_state()]
             with th.no_grad():
-                terms, *rest = compiled(*pytree.tree_leaves(arguments(tensors)))
+                terms, *rest = compiled(*known[1], *rates_now(), *tensors)
             gradients = iter(rest)
             return tuple(names), terms, [next(gradients) if has else None for has in has_gradient] if rest else []
 

@@ -3,6 +3,7 @@
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 import torch as th
 from helpers import make
@@ -22,7 +23,7 @@ def assert_alike(one, other):
     """Rounding apart: Adam divides a gradient by its size, however small it is."""
     states = one.policy.state_dict(), other.policy.state_dict()
     for name, tensor in states[0].items():
-        th.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=5e-4, msg=lambda text, name=name: f"{name}: {text}")
+        th.testing.assert_close(tensor, states[1][name], rtol=1e-2, atol=2e-3, msg=lambda text, name=name: f"{name}: {text}")
     for name, value in one.logger.name_to_value.items():
         if name.startswith("train/"):
             assert other.logger.name_to_value[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
@@ -39,6 +40,14 @@ def test_compiled_update_is_the_update():
     model = models[1]
     assert len(model._compiled_update.graphs) == 1, "compiled once"
     assert models[0]._compiled_update.graphs == {}, "never unless asked for"
+
+    # Loading replaces Adam's state
+    model.set_parameters(models[0].get_parameters())
+    for each in models:
+        np.random.seed(0)
+        th.manual_seed(0)
+        each.train(gradient_steps=2, batch_size=32)
+    assert_alike(*models)
 
     # What is not finite reaches nothing but the running statistics
     model.replay_buffer.rewards[:] = float("nan")
