@@ -155,8 +155,11 @@ class CompiledUpdate:
         :param inputs: the tensors in it, each once
         :return: function of such tensors: names of the terms, the terms, and the gradients if the optimizer is outside
         """
+        from torch._guards import TracingContext, tracing
         from torch._inductor.compile_fx import compile_fx
+        from torch._subclasses.fake_tensor import FakeTensorMode
         from torch.fx.experimental.proxy_tensor import make_fx
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
         model, optimizer = self.model, self.model.policy.optimizer
         inside = is_plain_adam(optimizer)
@@ -218,7 +221,9 @@ class CompiledUpdate:
         with th.enable_grad():
             graph = make_fx(flat_update, norms, tracing_mode="fake")(*flat)
         th.set_rng_state(random_state)
-        with th.no_grad(), th._inductor.config.patch(fallback_random=True, size_asserts=False):
+        # Without an environment of shapes, even of constant ones, TorchInductor does not use its cache
+        context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))
+        with th.no_grad(), context, th._inductor.config.patch(fallback_random=True, size_asserts=False):
             compiled: Callable[..., Any] = compile_fx(graph, flat)  # type: ignore[assignment]
 
         # Loading a model replaces the optimizer's state, and nothing else does
