@@ -107,14 +107,6 @@ class CompiledUpdate:
 
     def __init__(self, model: "DAI") -> None:
         self.model = model
-        self.call = _Call(model.policy, model._gradients)
-        self.tensors = {**dict(self.call.named_parameters()), **dict(self.call.named_buffers())}
-        name_of = {id(tensor): name for name, tensor in self.tensors.items()}
-        self.learned = [name_of[id(parameter)] for parameter in model.learned_parameters]
-        online, target = model.policy.target_pairs()
-        self.target_pairs = [(name_of[id(a)], name_of[id(b)]) for a, b in zip(online, target, strict=True)]
-        stats = zip(model.batch_norm_stats, model.batch_norm_stats_target, strict=True)
-        self.copied_pairs = [(name_of[id(a)], name_of[id(b)]) for a, b in stats]
         self.graphs: dict[Any, Callable[..., Any]] = {}
         self.failed = False
 
@@ -161,7 +153,16 @@ class CompiledUpdate:
         from torch.fx.experimental.proxy_tensor import make_fx
         from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-        model, optimizer = self.model, self.model.policy.optimizer
+        model, policy, optimizer = self.model, self.model.policy, self.model.policy.optimizer
+        call = _Call(policy, model._gradients)
+        nets_by_name = {**dict(call.named_parameters()), **dict(call.named_buffers())}
+        name_of = {tensor.data_ptr(): name for name, tensor in nets_by_name.items()}
+        learned = [name_of[parameter.data_ptr()] for parameter in model.learned_parameters]
+        stats = model.batch_norm_stats, model.batch_norm_stats_target
+        lerped, copied = (
+            [(name_of[one.data_ptr()], name_of[other.data_ptr()]) for one, other in zip(*pair, strict=True)]
+            for pair in (policy.target_pairs(), stats)
+        )
         inside = is_plain_adam(optimizer)
         group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
         place = {id(tensor): i for i, tensor in enumerate(inputs)}
@@ -171,16 +172,16 @@ class CompiledUpdate:
         def update(
             nets: list[th.Tensor], states: list[AdamState | None], rates: list[th.Tensor], tensors: list[th.Tensor]
         ) -> Any:
-            net = dict(zip(self.tensors, nets, strict=True))
-            leaf = {name: net[name].detach().requires_grad_() for name in self.learned}
+            net = dict(zip(nets_by_name, nets, strict=True))
+            leaf = {name: net[name].detach().requires_grad_() for name in learned}
             args = pytree.tree_map(lambda x: tensors[place[id(x)]] if isinstance(x, th.Tensor) else x, given)
-            logged, terms, gradients = th.func.functional_call(self.call, {**net, **leaf}, ([*leaf.values()], args))
+            logged, terms, gradients = th.func.functional_call(call, {**net, **leaf}, ([*leaf.values()], args))
             names[:] = logged
             has_gradient[:] = [gradient is not None for gradient in gradients]
             if not inside:
                 return terms, *(gradient for gradient in gradients if gradient is not None)
             apply = th.isfinite(terms[0])
-            for i, (name, gradient) in enumerate(zip(self.learned, gradients, strict=True)):
+            for i, (name, gradient) in enumerate(zip(learned, gradients, strict=True)):
                 state = states[i]
                 if gradient is not None and state is not None:
                     number = group_of[id(model.learned_parameters[i])]
@@ -188,9 +189,9 @@ class CompiledUpdate:
                     adam_step(net[name], gradient, state, rates[number], group["betas"], group["eps"], apply)
             if model.target_update_interval is None:
                 with th.no_grad():
-                    for online, target in self.target_pairs:
+                    for online, target in lerped:
                         net[target].lerp_(net[online], model.tau * apply)
-                    for online, target in self.copied_pairs:
+                    for online, target in copied:
                         net[target].copy_(th.where(apply, net[online], net[target]))
             return (terms,)
 
@@ -203,14 +204,14 @@ class CompiledUpdate:
             return [th.tensor(group["lr"], device=model.device) for group in optimizer.param_groups]
 
         def flat_state() -> list[th.Tensor]:
-            return [*self.tensors.values(), *(tensor for state in states_now() if state is not None for tensor in state)]
+            return [*nets_by_name.values(), *(tensor for state in states_now() if state is not None for tensor in state)]
 
         has_state = [state is not None for state in states_now()]
         n_rates, n_inputs = len(optimizer.param_groups), len(inputs)
 
         def flat_update(*flat: th.Tensor) -> Any:
             rest = iter(flat)
-            nets = [next(rest) for _ in self.tensors]
+            nets = [next(rest) for _ in nets_by_name]
             states = [AdamState(next(rest), next(rest), next(rest)) if has else None for has in has_state]
             return update(nets, states, [next(rest) for _ in range(n_rates)], [next(rest) for _ in range(n_inputs)])
 
