@@ -14,7 +14,10 @@ from sb3_dai.replay import TransitionBatch
 if TYPE_CHECKING:
     from sb3_dai.dai import DAI
 
-SETTINGS = ("gamma", "tau", "max_grad_norm", "preference_weight", "epistemic_gamma", "bootstrap_entropy", "value_loss")
+SETTINGS = (
+    "gamma", "tau", "max_grad_norm", "preference_weight", "epistemic_gamma", "bootstrap_entropy", "value_loss",
+    "target_update_interval",
+)  # fmt: skip
 """Constants of a compiled update: another value is another graph."""
 
 
@@ -108,7 +111,13 @@ class CompiledUpdate:
     def __init__(self, model: "DAI") -> None:
         self.model = model
         self.graphs: dict[Any, Callable[..., Any]] = {}
+        self.seen: set[Any] = set()
+        self.adam_states: Any = None
         self.failed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A graph works on the tensors of this agent: a copy of the agent, pickled or deep, compiles its own."""
+        return {"model": self.model, "graphs": {}, "seen": set(), "adam_states": None, "failed": self.failed}
 
     def __call__(self, given: UpdateInputs) -> tuple[tuple[str, ...], th.Tensor]:
         """
@@ -117,15 +126,22 @@ class CompiledUpdate:
         :param given: all that the update reads beside the nets
         :return: names of what is logged, and the values, shape (len(names),)
         """
-        # The first step makes Adam's state
-        if self.failed or not self.model.policy.optimizer.state:
+        if self.failed:
             return self.model._update(given)
         leaves, spec = pytree.tree_flatten(given)
         # A tensor in two places is one input
         inputs = list({id(leaf): leaf for leaf in leaves if isinstance(leaf, th.Tensor)}.values())
         place = {id(tensor): i for i, tensor in enumerate(inputs)}
         form = tuple((place[id(x)], x.shape, x.stride(), x.dtype) if isinstance(x, th.Tensor) else x for x in leaves)
-        key = (spec, form, *(getattr(self.model, name) for name in SETTINGS))
+        automatic = self.model.precision == "auto", self.model.epistemic_weight == "auto"
+        key = (spec, form, automatic, *(getattr(self.model, name) for name in SETTINGS))
+        # Adam makes the state of a parameter at its first step, and loading a model replaces all states
+        if self.adam_states is not self.model.policy.optimizer.state:
+            self.adam_states = self.model.policy.optimizer.state
+            self.seen.clear()
+        if key not in self.seen:
+            self.seen.add(key)
+            return self.model._update(given)
         if key not in self.graphs:
             try:
                 self.graphs[key] = self._compile(given, inputs)

@@ -1,5 +1,6 @@
 """The compiled update does what the update does. Each graph takes the compiler several seconds, so there are few here."""
 
+import copy
 import shutil
 import warnings
 
@@ -31,11 +32,12 @@ def assert_alike(one, other):
 
 @needs_compiler
 def test_compiled_update_is_the_update():
+    kwargs = dict(net_arch=[16], bootstrap_share=0.5, features_extractor_class=Normalised)
     models = []
     for compile in (False, True):
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="compile=True")
-            models.append(trained(compile, "CartPole-v1", n_steps=3, policy_kwargs=dict(net_arch=[16], bootstrap_share=0.5)))
+            models.append(trained(compile, "CartPole-v1", n_steps=3, policy_kwargs=kwargs))
     assert_alike(*models)
     model = models[1]
     assert len(model._compiled_update.graphs) == 1, "compiled once"
@@ -48,6 +50,14 @@ def test_compiled_update_is_the_update():
         th.manual_seed(0)
         each.train(gradient_steps=2, batch_size=32)
     assert_alike(*models)
+
+    # A copy has its own nets
+    twin = copy.deepcopy(model)
+    before = [parameter.detach().clone() for parameter in model.policy.parameters()]
+    assert twin._compiled_update.graphs == {} and twin._compiled_update.model is twin
+    twin.train(gradient_steps=1, batch_size=32)
+    assert all(map(th.equal, before, model.policy.parameters()))
+    assert not all(map(th.equal, before, twin.policy.parameters()))
 
     # What is not finite reaches nothing but the running statistics
     model.replay_buffer.rewards[:] = float("nan")
@@ -83,6 +93,17 @@ def test_without_a_compiler_training_goes_on_with_one_warning(reason, monkeypatc
         compiled = trained(True, "CartPole-v1", **kwargs)
     assert len([w for w in caught if "compile=True" in str(w.message)]) == 1
     assert_alike(trained(False, "CartPole-v1", **kwargs), compiled)
+
+
+class Normalised(FlattenExtractor):
+    """Has running statistics that the target copies."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.norm = th.nn.BatchNorm1d(self.features_dim)
+
+    def forward(self, observations):
+        return self.norm(super().forward(observations))
 
 
 class Branching(FlattenExtractor):
