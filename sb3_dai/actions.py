@@ -90,6 +90,14 @@ class CategoricalEFE:
         chosen = actions.reshape(-1, 1, *self.table.shape[-2:])
         return (self.table * chosen).sum(dim=(-2, -1))
 
+    def total(self, weights: th.Tensor) -> th.Tensor:
+        """
+        :param weights: of the parts in G, shape (n_parts,)
+        :return: G of the worst of the value nets, option by option, without a gradient, shape (batch, n_choices, n_options)
+        """
+        total = fe.pessimistic((self.table.detach() * weights.reshape(-1, 1, 1)).sum(dim=2))
+        return total if self.even else total.masked_fill(~self.possible, NEVER)
+
 
 class CategoricalHabit:
     """
@@ -124,10 +132,7 @@ class CategoricalHabit:
         :param log_prior: log E(a|s), 0 or shape (batch, n_choices, n_options)
         :return: in nats, exact, shape (batch, 1)
         """
-        total = fe.pessimistic((efe.table.detach() * weights.reshape(-1, 1, 1)).sum(dim=2))
-        if not efe.even:
-            total = total.masked_fill(~efe.possible, NEVER)
-        return fe.policy_divergence(self.log_prob, total, precision, log_prior)
+        return fe.policy_divergence(self.log_prob, efe.total(weights), precision, log_prior)
 
 
 class GaussianEFE:

@@ -303,6 +303,7 @@ class DAI(CrashSafeSaving):
             policy.log_precision.data.fill_(math.log(float(precision)))
         target_entropy = th.tensor(self._target_entropy(), device=self.device)
         head_weights = self._head_weights()
+        policy.head_weights.copy_(head_weights)
         assert self.replay_buffer is not None
 
         update = self._compiled_update if self.compile else self._update

@@ -51,6 +51,8 @@ class DAIPolicy(CrashSafePolicy):
     :param lr_multipliers: Factors on the learning rate of the nets "transition", "policy", "value" (1 if absent)
     :param greedy: What ``predict(deterministic=True)`` takes: the most probable action of the "habit" Q(a|s), or the best by
         the "extrinsic" value alone, without curiosity (of 32 samples and the median for ``Box`` actions)
+    :param sample_from: What ``predict(deterministic=False)`` and so training draws from: the "habit" Q(a|s), or the posterior
+        softmax(-precision G(s,.)) of the "efe" itself, which the habit follows only with a delay. For spaces of choices.
     :param action_precision: As in :class:`sb3_dai.dai.DAI`, which sets it
     :param features_extractor_class: Features extractor to use. All three nets read it; the policy and value nets train it.
     :param features_extractor_kwargs: Keyword arguments to pass to the features extractor.
@@ -61,6 +63,7 @@ class DAIPolicy(CrashSafePolicy):
     """
 
     optimizer: th.optim.Optimizer
+    head_weights: th.Tensor
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class DAIPolicy(CrashSafePolicy):
         n_critics: int = 2,
         lookahead: bool = False,
         greedy: str = "habit",
+        sample_from: str = "habit",
         lr_multipliers: dict[str, float] | None = None,
         action_precision: float = 1.0,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
@@ -116,6 +120,9 @@ class DAIPolicy(CrashSafePolicy):
         if lookahead and not isinstance(action_space, spaces.Discrete):
             raise ValueError(f"lookahead=True asks about each action of a Discrete space, not of {action_space}: leave it out")
         check_choice("greedy", greedy, "habit", "extrinsic")
+        check_choice("sample_from", sample_from, "habit", "efe")
+        if sample_from == "efe" and isinstance(action_space, spaces.Box):
+            raise ValueError(f'sample_from="efe" is for choices, not for {action_space}: leave it out')
         check_number("action_precision", action_precision, low=MIN_PRECISION)
         unknown = set(lr_multipliers or {}) - set(NET_NAMES)
         if unknown:
@@ -136,6 +143,7 @@ class DAIPolicy(CrashSafePolicy):
         self.n_critics = n_critics
         self.lookahead = lookahead
         self.greedy = greedy
+        self.sample_from = sample_from
         self.lr_multipliers = dict(lr_multipliers or {})
         self.action_precision = action_precision
         self._build(lr_schedule)
@@ -189,6 +197,8 @@ class DAIPolicy(CrashSafePolicy):
         self.features_norm = RunningNorm(features_dim)
         self.novelty_scale = RunningPeak()
         self.mean_epistemic_efe = RunningMean()
+        # Weights of the value net's heads in G at present
+        self.register_buffer("head_weights", th.tensor([1.0, 0.0, 0.0]))
         self.log_precision = nn.Parameter(th.zeros(1))
         self.log_epistemic_weight = nn.Parameter(th.zeros(1))
         # For an automatic weight of the epistemic value, which compares the policy with a slow copy of it
@@ -373,7 +383,10 @@ class DAIPolicy(CrashSafePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         features = self.features(observation)
-        outputs = self.policy_net(features)[0]
+        if self.sample_from == "efe" and not deterministic:
+            outputs = -self.precision * self.efe(features).total(self.head_weights).flatten(start_dim=1)
+        else:
+            outputs = self.policy_net(features)[0]
         if deterministic and self.greedy == "extrinsic":
             actions = self.action_model.best(outputs, self.efe(features))
         else:
@@ -454,6 +467,7 @@ class DAIPolicy(CrashSafePolicy):
                 n_critics=self.n_critics,
                 lookahead=self.lookahead,
                 greedy=self.greedy,
+                sample_from=self.sample_from,
                 lr_multipliers=self.lr_multipliers,
                 action_precision=self.action_precision,
                 features_extractor_class=self.features_extractor_class,

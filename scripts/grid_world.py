@@ -300,4 +300,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # By its name: joblib cannot send what is cached in __main__ to other processes
+    import grid_world
+
+    grid_world.main()

@@ -1,6 +1,7 @@
 """Curiosity: the world models that it may be about, its weight, and acting without it."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -206,6 +207,44 @@ def test_greedy_boxes_are_the_best_of_their_candidates(monkeypatch, tmp_path):
         assert np.median(distances["extrinsic"]) < 0.1 < np.median(distances["habit"])
 
 
+# -- Acting on the expected free energy itself
+
+
+@action_spaces("discrete", "multi-discrete")
+def test_samples_are_of_the_posterior_under_the_expected_free_energy(tmp_path, action_space):
+    kwargs = dict(policy_kwargs=dict(net_arch=[16], sample_from="efe"), precision=2.0, epistemic_weight=0.5, seed=0)
+    model = make(SampledEnv(action_space=action_space), prediction_error_weight=0.25, **kwargs).learn(110)
+    policy, net = model.policy, model.policy.value_net
+    assert policy.head_weights.tolist() == [1.0, 0.5, 0.25]
+    # Parts of G for each choice and option, so that G is 0, log(2) / 2 and log(4) / 2; one option of the first does not exist
+    table = th.tensor([[[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]], [[0.0, -1.0, -2.0]] * 2, [[0.0, -2.0, -4.0]] * 2])
+    table[0] += math.log(2.0) / 2.0 * th.tensor([0.0, 1.0, 2.0])
+    n_choices = 1 if action_space == DISCRETE else 2
+    net.layers[-1].weight.data.zero_()
+    net.layers[-1].bias.data[:] = table[:, :n_choices].reshape(-1)
+    model.save(tmp_path / "model")
+    # softmax(-2 G) is 1, 1/2, 1/4
+    expected = [[4 / 7, 2 / 7, 1 / 7]] if action_space == DISCRETE else [[2 / 3, 1 / 3, 0.0], [4 / 7, 2 / 7, 1 / 7]]
+    obs = np.zeros((20_000, 3), np.float32)
+    for one in (model, DAI.load(tmp_path / "model", device="cpu")):
+        th.manual_seed(0)
+        actions = one.predict(obs, deterministic=False)[0].reshape(len(obs), -1)
+        for choice, probabilities in zip(actions.T, expected, strict=True):
+            np.testing.assert_allclose(np.bincount(choice, minlength=3) / len(obs), probabilities, atol=0.02)
+        habit = one.policy.habit(one.policy.features(th.zeros(1, 3))).log_prob.argmax(dim=-1).numpy()
+        np.testing.assert_array_equal(one.predict(obs[:1], deterministic=True)[0].reshape(1, -1), habit)
+
+
+def test_only_choices_are_drawn_from_the_expected_free_energy():
+    with pytest.raises(ValueError, match='sample_from="efe" is for choices, not for Box'):
+        make(SampledEnv(action_space=BOX), policy_kwargs=dict(sample_from="efe"))
+
+
+def test_the_expected_free_energy_knows_no_habit():
+    with pytest.raises(ValueError, match=r'habit_prior=.* with sample_from="efe" in policy_kwargs'):
+        make(Chain(), precision=1.0, habit_prior=[1 / N_ACTIONS] * N_ACTIONS, policy_kwargs=dict(sample_from="efe"))
+
+
 # -- The weight
 
 
@@ -267,7 +306,7 @@ def test_other_words_for_the_weight_are_refused(value):
     ("name", "value"),
     [
         *(("transition_model", "net"), ("novelty", "surprise"), ("greedy", "epistemic"), ("prior_count", 0)),
-        *(("bootstrap_share", 0), ("bootstrap_share", 1.1), ("prior_scale", -1)),
+        *(("sample_from", "value"), ("bootstrap_share", 0), ("bootstrap_share", 1.1), ("prior_scale", -1)),
     ],
 )
 def test_bad_arguments_of_the_policy_are_named(name, value):
