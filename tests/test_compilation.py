@@ -43,13 +43,16 @@ def test_compiled_update_is_the_update():
     assert len(model._compiled_update.graphs) == 1, "compiled once"
     assert models[0]._compiled_update.graphs == {}, "never unless asked for"
 
-    # Loading replaces Adam's state
-    model.set_parameters(models[0].get_parameters())
-    for each in models:
-        np.random.seed(0)
-        th.manual_seed(0)
-        each.train(gradient_steps=2, batch_size=32)
-    assert_alike(*models)
+    # Loading replaces Adam's state, and what never learned has none
+    never = make("CartPole-v1", seed=4, n_steps=3, policy_kwargs=kwargs)
+    for source in (models[0], never):
+        parameters = copy.deepcopy(source.get_parameters())
+        for each in models:
+            each.set_parameters(parameters)
+            np.random.seed(0)
+            th.manual_seed(0)
+            each.train(gradient_steps=2, batch_size=32)
+        assert_alike(*models)
 
     # A copy has its own nets
     twin = copy.deepcopy(model)
