@@ -107,10 +107,11 @@ def check_arguments(model: "DAI") -> None:
     if model.precision != "auto":
         check_schedule('precision (or a schedule or "auto")', model.precision, low=MIN_PRECISION)
     check_habit_prior(model.habit_prior, model.action_space, model.precision)
-    if model.habit_prior is not None and model.policy_kwargs.get("sample_from") == "efe":
+    deliberation = model.policy_kwargs.get("deliberation")
+    if model.habit_prior is not None and deliberation:
         raise ValueError(
-            f'habit_prior={model.habit_prior!r} with sample_from="efe" in policy_kwargs: only the habit '
-            "is weighed against it. Leave one of them out"
+            f"habit_prior={model.habit_prior!r} with deliberation={deliberation!r} in policy_kwargs: only the habit is "
+            "weighed against it. Leave one of them out"
         )
     check_number("action_precision", model.action_precision, low=MIN_PRECISION)
     if "action_precision" in model.policy_kwargs:

@@ -51,8 +51,9 @@ class DAIPolicy(CrashSafePolicy):
     :param lr_multipliers: Factors on the learning rate of the nets "transition", "policy", "value" (1 if absent)
     :param greedy: What ``predict(deterministic=True)`` takes: the most probable action of the "habit" Q(a|s), or the best by
         the "extrinsic" value alone, without curiosity (of 32 samples and the median for ``Box`` actions)
-    :param sample_from: What ``predict(deterministic=False)`` and so training draws from: the "habit" Q(a|s), or the posterior
-        softmax(-precision G(s,.)) of the "efe" itself, which the habit follows only with a delay. For spaces of choices.
+    :param deliberation: Probability with which ``predict(deterministic=False)``, and so training, draws an action from the
+        posterior softmax(-precision G(s,.)) itself instead of from the habit Q(a|s), which follows it with a delay. Not for
+        ``Box`` actions, nor beside a ``habit_prior``.
     :param action_precision: As in :class:`sb3_dai.dai.DAI`, which sets it
     :param features_extractor_class: Features extractor to use. All three nets read it; the policy and value nets train it.
     :param features_extractor_kwargs: Keyword arguments to pass to the features extractor.
@@ -83,7 +84,7 @@ class DAIPolicy(CrashSafePolicy):
         n_critics: int = 2,
         lookahead: bool = False,
         greedy: str = "habit",
-        sample_from: str = "habit",
+        deliberation: float = 0.0,
         lr_multipliers: dict[str, float] | None = None,
         action_precision: float = 1.0,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
@@ -120,9 +121,9 @@ class DAIPolicy(CrashSafePolicy):
         if lookahead and not isinstance(action_space, spaces.Discrete):
             raise ValueError(f"lookahead=True asks about each action of a Discrete space, not of {action_space}: leave it out")
         check_choice("greedy", greedy, "habit", "extrinsic")
-        check_choice("sample_from", sample_from, "habit", "efe")
-        if sample_from == "efe" and isinstance(action_space, spaces.Box):
-            raise ValueError(f'sample_from="efe" is for choices, not for {action_space}: leave it out')
+        check_number("deliberation", deliberation, low=0, high=1)
+        if deliberation > 0.0 and isinstance(action_space, spaces.Box):
+            raise ValueError(f"deliberation={deliberation!r} is for choices, not for {action_space}: leave it out")
         check_number("action_precision", action_precision, low=MIN_PRECISION)
         unknown = set(lr_multipliers or {}) - set(NET_NAMES)
         if unknown:
@@ -143,7 +144,7 @@ class DAIPolicy(CrashSafePolicy):
         self.n_critics = n_critics
         self.lookahead = lookahead
         self.greedy = greedy
-        self.sample_from = sample_from
+        self.deliberation = deliberation
         self.lr_multipliers = dict(lr_multipliers or {})
         self.action_precision = action_precision
         self._build(lr_schedule)
@@ -383,10 +384,7 @@ class DAIPolicy(CrashSafePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         features = self.features(observation)
-        if self.sample_from == "efe" and not deterministic:
-            outputs = -self.precision * self.efe(features).total(self.head_weights).flatten(start_dim=1)
-        else:
-            outputs = self.policy_net(features)[0]
+        outputs = self.policy_net(features)[0] if deterministic else self._outputs_to_sample(features)
         if deterministic and self.greedy == "extrinsic":
             actions = self.action_model.best(outputs, self.efe(features))
         else:
@@ -396,6 +394,20 @@ class DAIPolicy(CrashSafePolicy):
         # A space does not contain the actions of a larger type
         actions = actions.to(self.action_dtype)
         return actions.squeeze(1) if isinstance(self.action_space, spaces.Discrete) else actions
+
+    def _outputs_to_sample(self, features: th.Tensor) -> th.Tensor:
+        """
+        :param features: shape (batch, features_dim)
+        :return: of the policy net or, for each state with the probability ``deliberation``, what it would give if it were the
+            posterior under G, shape (batch, policy_dim)
+        """
+        if self.deliberation == 0.0:
+            return self.policy_net(features)[0]
+        deliberate = th.rand(len(features), 1, device=features.device) < self.deliberation
+        if not deliberate.any():
+            return self.policy_net(features)[0]
+        posterior = -self.precision * self.efe(features).total(self.head_weights).flatten(start_dim=1)
+        return posterior if deliberate.all() else th.where(deliberate, posterior, self.policy_net(features)[0])
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
         """
@@ -467,7 +479,7 @@ class DAIPolicy(CrashSafePolicy):
                 n_critics=self.n_critics,
                 lookahead=self.lookahead,
                 greedy=self.greedy,
-                sample_from=self.sample_from,
+                deliberation=self.deliberation,
                 lr_multipliers=self.lr_multipliers,
                 action_precision=self.action_precision,
                 features_extractor_class=self.features_extractor_class,

@@ -212,7 +212,7 @@ def test_greedy_boxes_are_the_best_of_their_candidates(monkeypatch, tmp_path):
 
 @action_spaces("discrete", "multi-discrete")
 def test_samples_are_of_the_posterior_under_the_expected_free_energy(tmp_path, action_space):
-    kwargs = dict(policy_kwargs=dict(net_arch=[16], sample_from="efe"), precision=2.0, epistemic_weight=0.5, seed=0)
+    kwargs = dict(policy_kwargs=dict(net_arch=[16], deliberation=1.0), precision=2.0, epistemic_weight=0.5, seed=0)
     model = make(SampledEnv(action_space=action_space), prediction_error_weight=0.25, **kwargs).learn(110)
     policy, net = model.policy, model.policy.value_net
     assert policy.head_weights.tolist() == [1.0, 0.5, 0.25]
@@ -235,14 +235,33 @@ def test_samples_are_of_the_posterior_under_the_expected_free_energy(tmp_path, a
         np.testing.assert_array_equal(one.predict(obs[:1], deterministic=True)[0].reshape(1, -1), habit)
 
 
-def test_only_choices_are_drawn_from_the_expected_free_energy():
-    with pytest.raises(ValueError, match='sample_from="efe" is for choices, not for Box'):
-        make(SampledEnv(action_space=BOX), policy_kwargs=dict(sample_from="efe"))
+def test_only_choices_are_deliberated():
+    with pytest.raises(ValueError, match=r"deliberation=0\.1 is for choices, not for Box"):
+        make(SampledEnv(action_space=BOX), policy_kwargs=dict(deliberation=0.1))
 
 
-def test_the_expected_free_energy_knows_no_habit():
-    with pytest.raises(ValueError, match=r'habit_prior=.* with sample_from="efe" in policy_kwargs'):
-        make(Chain(), precision=1.0, habit_prior=[1 / N_ACTIONS] * N_ACTIONS, policy_kwargs=dict(sample_from="efe"))
+def test_deliberation_knows_no_habit_prior():
+    even = [1 / N_ACTIONS] * N_ACTIONS
+    with pytest.raises(ValueError, match=r"habit_prior=.* with deliberation=0.5 in policy_kwargs"):
+        make(Chain(), precision=1.0, habit_prior=even, policy_kwargs=dict(deliberation=0.5))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_actions_is_deliberated(tmp_path, share):
+    policy = make(Chain(), policy_kwargs=dict(net_arch=[16], deliberation=share), seed=0).policy
+    for net, best in ((policy.policy_net, [9.0, 0.0]), (policy.value_net, [9.0, 0.0] * 3)):
+        net.layers[-1].weight.data.zero_()
+        net.layers[-1].bias.data[:] = th.tensor(best)
+    policy.log_precision.data.fill_(3.0)
+    policy.save(tmp_path / "policy")
+    for one in (policy, type(policy).load(tmp_path / "policy", device="cpu")):
+        th.manual_seed(0)
+        actions = one.predict(np.zeros(10_000, np.int64), deterministic=False)[0]
+        # The habit takes the first, deliberation the second
+        np.testing.assert_allclose(np.bincount(actions, minlength=2) / 10_000, [1.0 - share, share], atol=0.02)
+        assert (one.predict(np.zeros(10, np.int64), deterministic=True)[0] == 0).all()
+        singles = [one.predict(np.int64(0), deterministic=False)[0] for _ in range(400)]
+        assert np.mean(singles) == pytest.approx(share, abs=0.08)
 
 
 # -- The weight
@@ -306,7 +325,13 @@ def test_other_words_for_the_weight_are_refused(value):
     ("name", "value"),
     [
         *(("transition_model", "net"), ("novelty", "surprise"), ("greedy", "epistemic"), ("prior_count", 0)),
-        *(("sample_from", "value"), ("bootstrap_share", 0), ("bootstrap_share", 1.1), ("prior_scale", -1)),
+        *(
+            ("deliberation", 1.1),
+            ("deliberation", -0.1),
+            ("bootstrap_share", 0),
+            ("bootstrap_share", 1.1),
+            ("prior_scale", -1),
+        ),
     ],
 )
 def test_bad_arguments_of_the_policy_are_named(name, value):

@@ -222,7 +222,7 @@ def test_code_of_actions_is_no_part_of_what_is_saved(action_space):
     policy = make(SampledEnv(action_space=action_space), buffer_size=10).policy
     assert {name.split(".")[0] for name in policy.state_dict()} == {
         *("features_norm", "transition_model", "novelty_scale", "mean_epistemic_efe"),
-        *("log_precision", "log_epistemic_weight"),
+        *("log_precision", "log_epistemic_weight", "head_weights"),
         *("transition_net", "policy_net", "policy_net_target", "value_net", "value_net_target"),
     }
 
