@@ -263,6 +263,8 @@ class DAI(CrashSafeSaving):
         self.batch_norm_stats = get_parameters_by_name(self.policy.features_extractor, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(self.policy.features_extractor_target, ["running_"])
         self.learned_parameters = [*self.policy.dual_parameters(), *self.policy.net_parameters()]
+        # A walk through the modules at each gradient step would cost more than the update of the target
+        self.target_pairs = self.policy.target_pairs()
         self._compiled_update = CompiledUpdate(self)
 
     def _setup_learn(
@@ -503,7 +505,7 @@ class DAI(CrashSafeSaving):
             self._update_target()
 
     def _update_target(self) -> None:
-        online, target = self.policy.target_pairs()
+        online, target = self.target_pairs
         with th.no_grad():
             th._foreach_lerp_(target, online, self.tau)
         # Copy running stats, see GH issue #996
@@ -533,8 +535,8 @@ class DAI(CrashSafeSaving):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        made_at_setup = ["batch_norm_stats", "batch_norm_stats_target", "learned_parameters", "_compiled_update"]
-        return [*super()._excluded_save_params(), *made_at_setup]
+        made_at_setup = ["batch_norm_stats", "batch_norm_stats_target", "learned_parameters", "target_pairs"]
+        return [*super()._excluded_save_params(), *made_at_setup, "_compiled_update"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []
