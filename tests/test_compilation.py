@@ -53,6 +53,8 @@ def test_compiled_update_is_the_update():
             th.manual_seed(0)
             each.train(gradient_steps=2, batch_size=32)
         assert_alike(*models)
+        steps = [[int(state["step"]) for state in each.policy.optimizer.state.values()] for each in models]
+        assert steps[0] == steps[1] and max(steps[0]) == (2 if source is never else 24)
 
     # A copy has its own nets
     twin = copy.deepcopy(model)

@@ -206,6 +206,17 @@ def test_learn_again(reset):
         assert model.logger.name_to_value["train/target_entropy"] == pytest.approx(0.2 * np.log(2))
 
 
+@pytest.mark.parametrize(
+    # Half the square up to 10, then 10 for each more: 10 (30 - 10 / 2); or the square
+    ("value_loss", "expected"),
+    [("huber", [0.0, 0.125, 32.0, 250.0]), ("mse", [0.0, 0.25, 64.0, 900.0])],
+)
+def test_large_errors_count(value_loss, expected):
+    errors = th.tensor([0.0, 0.5, -8.0, 30.0])
+    model = make(value_loss=value_loss)
+    th.testing.assert_close(model._value_error(errors, th.zeros(4), reduction="none"), th.tensor(expected))
+
+
 def test_target_entropy_follows_its_schedule():
     model = make(CounterEnv(), learning_starts=0, exploration_fraction=0.5, seed=0)
     targets = {}
