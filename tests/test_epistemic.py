@@ -325,13 +325,8 @@ def test_other_words_for_the_weight_are_refused(value):
     ("name", "value"),
     [
         *(("transition_model", "net"), ("novelty", "surprise"), ("greedy", "epistemic"), ("prior_count", 0)),
-        *(
-            ("deliberation", 1.1),
-            ("deliberation", -0.1),
-            ("bootstrap_share", 0),
-            ("bootstrap_share", 1.1),
-            ("prior_scale", -1),
-        ),
+        *(("bootstrap_share", 0), ("bootstrap_share", 1.1), ("prior_scale", -1)),
+        *(("deliberation", 1.1), ("deliberation", -0.1)),
     ],
 )
 def test_bad_arguments_of_the_policy_are_named(name, value):

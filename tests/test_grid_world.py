@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def test_runs_score_each_block(agent, tmp_path):
     assert result["pairs"] == 32
     assert 0.0 < result["coverage"][0] < 1.0
     assert result["coverage"] == sorted(result["coverage"])
+
+
+def test_agents_run_in_several_processes(tmp_path):
+    """Started as a script, where what is cached lies in __main__."""
+    command = [sys.executable, str(SCRIPT), "--agents", "random", "--seeds", "0-1", "--jobs", "2", "--blocks", "2"]
+    subprocess.run([*command, "--out", str(tmp_path / "found.json")], check=True, capture_output=True)
+    assert [result["seed"] for result in json.loads((tmp_path / "found.json").read_text())] == [0, 1]
 
 
 def test_pymdp_or_how_to_install_it(monkeypatch):
