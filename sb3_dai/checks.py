@@ -124,7 +124,6 @@ def check_arguments(model: "DAI") -> None:
         )
     if model.max_grad_norm is not None:
         check_number("max_grad_norm (or None)", model.max_grad_norm, low=1e-12)
-    check_choice("value_loss", model.value_loss, "huber", "mse")
     if not isinstance(model.compile, bool):
         raise ValueError(f"compile={model.compile!r}: give True or False")
     if model.target_update_interval is not None:

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from sb3_dai.dai import DAI
 
 SETTINGS = (
-    "gamma", "tau", "max_grad_norm", "preference_weight", "epistemic_gamma", "bootstrap_entropy", "value_loss",
-    "target_update_interval",
+    "gamma", "tau", "max_grad_norm", "preference_weight", "epistemic_gamma", "bootstrap_entropy", "target_update_interval",
 )  # fmt: skip
 """Constants of a compiled update: another value is another graph."""
 

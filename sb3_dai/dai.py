@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -45,11 +44,6 @@ LEARNING_RATE = LinearSchedule(2e-3, 2e-4, 1.0)
 
 EPISTEMIC_WEIGHT = LinearSchedule(0.6, 0.0, 1.0)
 """Curious at first, and for the extrinsic value alone by the end."""
-
-HUBER_DELTA = 10.0
-"""Error of the EFE up to which it counts as its square. With 1 a rare failure, of which the value net knows by a few large
-errors, is an outlier: on CartPole it believed in states from which the pole was lost."""
-
 
 class DAI(CrashSafeSaving):
     """
@@ -118,7 +112,6 @@ class DAI(CrashSafeSaving):
     :param prediction_error_weight: weight of the prediction error: positive avoids surprise, negative seeks it
     :param bootstrap_entropy: share of the policy's entropy in the extrinsic target: 1 is a soft value, 0 a plain one.
         A soft value pays for lasting, which suits tasks that do so too.
-    :param value_loss: "huber", linear beyond errors of 10, or "mse"
     :param max_grad_norm: The maximum value for the gradient clipping, ``None`` for no clipping
     :param compile: whether to compile the update of the nets, which takes some seconds at the first one, or half a minute if
         it was never compiled on this machine before, and a C++ compiler. Without one a warning says so.
@@ -174,7 +167,6 @@ class DAI(CrashSafeSaving):
         epistemic_gamma: float = 0.99,
         prediction_error_weight: float = 0.0,
         bootstrap_entropy: float = 0.0,
-        value_loss: str = "huber",
         max_grad_norm: float | None = 10,
         compile: bool = False,
         action_noise: ActionNoise | None = None,
@@ -234,7 +226,6 @@ class DAI(CrashSafeSaving):
         self.epistemic_gamma = epistemic_gamma
         self.prediction_error_weight = prediction_error_weight
         self.bootstrap_entropy = bootstrap_entropy
-        self.value_loss = value_loss
         self.max_grad_norm = max_grad_norm
         self.compile = compile
         # For updating the target net every so many steps of the environment
@@ -256,7 +247,6 @@ class DAI(CrashSafeSaving):
         self.policy.action_precision = float(self.action_precision)
         if callable(self.habit_prior):  # May it fail here instead of in the midst of training
             self._log_habit_prior(self.policy.obs_to_tensor(copy.deepcopy(self.observation_space).sample())[0])
-        self._value_error = partial(F.huber_loss, delta=HUBER_DELTA) if self.value_loss == "huber" else F.mse_loss
         self.entropy_schedule = LinearSchedule(
             self.exploration_initial_entropy, self.exploration_final_entropy, self.exploration_fraction
         )
@@ -382,7 +372,8 @@ class DAI(CrashSafeSaving):
         target = self._efe_target(inputs, next_features, information_gain, prediction_error)
         efe = policy.efe(features)
         taken = efe(actions)
-        errors = self._value_error(taken, target.expand_as(taken), reduction="none")
+        # The EFE is an expectation, and that is where squares are least: a rare failure of a large error is no outlier
+        errors = F.mse_loss(taken, target.expand_as(taken), reduction="none")
         value_loss = (errors.mean(dim=1) * head_weights.abs()).sum()
 
         # Policy: the variational free energy under the worst of the value nets

@@ -35,6 +35,28 @@ class BatchedLinear(nn.Module):
         return th.baddbmm(self.bias, inputs, self.weight)
 
 
+class BatchedTable(nn.Module):
+    """
+    A row of numbers for each numbered input, in each of several tables: ``BatchedLinear`` of a one-hot code without the code.
+
+    :param n_members: number of tables
+    :param n_rows: number of inputs
+    :param output_dim: length of a row
+    """
+
+    def __init__(self, n_members: int, n_rows: int, output_dim: int) -> None:
+        super().__init__()
+        # One row at a time is read: each by itself has the size that a linear layer of a single input would have
+        self.rows = nn.Parameter(th.empty(n_members, n_rows, output_dim).uniform_(-1.0, 1.0))
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: numbers of rows, shape (batch,)
+        :return: shape (n_members, batch, output_dim)
+        """
+        return self.rows.index_select(1, inputs)
+
+
 class BatchedLayerNorm(nn.Module):
     """
     Layer normalisation (Ba et al. 2016, arXiv:1607.06450) with a scale and shift for each member.
@@ -66,6 +88,7 @@ class EnsembleMLP(nn.Module):
     :param net_arch: sizes of the hidden layers
     :param activation_fn: activation after each hidden layer
     :param layer_norm: whether to layer-normalise before each activation
+    :param numbered: whether the input is a number below ``input_dim`` instead of a vector
     """
 
     def __init__(
@@ -76,24 +99,46 @@ class EnsembleMLP(nn.Module):
         net_arch: list[int],
         activation_fn: type[nn.Module] = nn.ReLU,
         layer_norm: bool = True,
+        numbered: bool = False,
     ) -> None:
         super().__init__()
         self.n_members = n_members
+        self.numbered = numbered
         layers: list[nn.Module] = []
+        first: type[BatchedTable | BatchedLinear] = BatchedTable if numbered else BatchedLinear
         for size in net_arch:
-            layers.append(BatchedLinear(n_members, input_dim, size))
+            layers.append(first(n_members, input_dim, size))
+            first = BatchedLinear
             if layer_norm:
                 layers.append(BatchedLayerNorm(n_members, size))
             layers.append(activation_fn())
             input_dim = size
-        self.layers = nn.Sequential(*layers, BatchedLinear(n_members, input_dim, output_dim))
+        self.layers = nn.Sequential(*layers, first(n_members, input_dim, output_dim))
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """
-        :param inputs: shape (batch, input_dim)
+        :param inputs: shape (batch, input_dim), or (batch,) if numbered
         :return: shape (n_members, batch, output_dim)
         """
-        return self.layers(inputs.unsqueeze(0).expand(self.n_members, -1, -1))
+        return self.layers(inputs if self.numbered else inputs.unsqueeze(0).expand(self.n_members, -1, -1))
+
+    def train(self, mode: bool = True) -> "EnsembleMLP":
+        """
+        As torch's, whose walk through all layers twice in each step of the environment costs as much as acting.
+
+        :param mode: whether to be in training mode
+        :return: the same
+        """
+        for module in (self, self.layers, *self.layers):
+            if isinstance(module, OWN_MODULES):
+                vars(module)["training"] = mode
+            else:  # An activation of the user's may be more than its mode
+                module.train(mode)
+        return self
+
+
+OWN_MODULES = (BatchedLinear, BatchedTable, BatchedLayerNorm, EnsembleMLP, nn.Sequential, nn.ReLU)
+"""They do the same in training and in evaluation."""
 
 
 class SmallCNN(BaseFeaturesExtractor):

@@ -171,8 +171,9 @@ class DAIPolicy(CrashSafePolicy):
         value_input_dim = features_dim + code_dim * self.action_model.reads_actions
         value_dim = len(VALUE_HEADS) * self.action_model.value_dim
 
-        def mlp(n_members: int, input_dim: int, output_dim: int, layer_norm: bool = self.layer_norm) -> EnsembleMLP:
-            return EnsembleMLP(n_members, input_dim, output_dim, self.net_arch, self.activation_fn, layer_norm)
+        def mlp(n_members: int, input_dim: int, output_dim: int, **kwargs: bool) -> EnsembleMLP:
+            norm = {"layer_norm": self.layer_norm, **kwargs}
+            return EnsembleMLP(n_members, input_dim, output_dim, self.net_arch, self.activation_fn, **norm)
 
         counts = self.transition_model_kind == "dirichlet"
         self.transition_model = transition_model(
@@ -180,10 +181,15 @@ class DAIPolicy(CrashSafePolicy):
         )
         self.transition_net = self.transition_prior = None
         if not isinstance(self.transition_model, DirichletTransitions):
-            size = self.ensemble_size, features_dim + code_dim, self.transition_model.output_dim
-            self.transition_net = mlp(*size, layer_norm=False)
+            # The number of a state says nothing about another's: what an action does in one is no hint of what it does there
+            numbered = isinstance(self.observation_space, spaces.Discrete) and isinstance(self.action_space, spaces.Discrete)
+            self.numbers_pairs = numbered and self.features_extractor_class is FlattenExtractor
+            input_dim = features_dim * code_dim if self.numbers_pairs else features_dim + code_dim
+            size = self.ensemble_size, input_dim, self.transition_model.output_dim
+            kind = dict(layer_norm=False, numbered=self.numbers_pairs)
+            self.transition_net = mlp(*size, **kind)
             if self.prior_scale > 0.0:
-                self.transition_prior = mlp(*size, layer_norm=False).requires_grad_(False)
+                self.transition_prior = mlp(*size, **kind).requires_grad_(False)
         self.policy_net = mlp(1, features_dim, self.action_model.policy_dim)
         self.value_net = mlp(self.n_critics, value_input_dim, value_dim)
 
@@ -302,7 +308,10 @@ class DAIPolicy(CrashSafePolicy):
         if isinstance(self.transition_model, DirichletTransitions):
             return self.transition_model.predict(features, actions)
         assert self.transition_net is not None
-        inputs = th.cat([features, actions], dim=1)
+        if self.numbers_pairs:
+            inputs = features.argmax(dim=1) * actions.shape[1] + actions.argmax(dim=1)
+        else:
+            inputs = th.cat([features, actions], dim=1)
         outputs = self.transition_net(inputs)
         if self.transition_prior is not None:
             outputs = outputs + self.prior_scale * self.transition_prior(inputs)
@@ -456,9 +465,9 @@ class DAIPolicy(CrashSafePolicy):
         :param mode: if true, set to training mode, else set to evaluation mode
         :return: the policy
         """
-        super().train(mode)
-        for module in (self.features_extractor_target, self.value_net_target, self.policy_net_target):
-            module.train(False)
+        self.training = mode
+        for name, module in self.named_children():
+            module.train(mode and not name.endswith("_target"))
         return self
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def values(model: DAI) -> tuple[np.ndarray, np.ndarray]:
 def test_value_net_converges_to_dynamic_programming(precision):
     model = DAI(
         "MlpPolicy", Chain(), precision=precision, bootstrap_entropy=1.0, gamma=0.9, tau=0.05, epistemic_weight=0.0, seed=0,
-        learning_rate=3e-3, policy_kwargs=dict(SMALL, ensemble_size=1, n_critics=1), device="cpu", value_loss="mse",
+        learning_rate=3e-3, policy_kwargs=dict(SMALL, ensemble_size=1, n_critics=1), device="cpu",
     )  # fmt: skip
     filled(model).train(gradient_steps=1000, batch_size=64)
     expected = solve(0.9, 1 / precision)
@@ -361,7 +361,7 @@ def test_the_policys_gradient_does_not_grow_with_an_automatic_precision(monkeypa
 
 def on_the_slope(**kwargs):
     """A model with a buffer of random actions, which are all that it learns from."""
-    model = DAI("MlpPolicy", Slope(), seed=0, learning_rate=3e-3, epistemic_weight=0.0, value_loss="mse", tau=0.05,
+    model = DAI("MlpPolicy", Slope(), seed=0, learning_rate=3e-3, epistemic_weight=0.0, tau=0.05,
                 learning_starts=1000, policy_kwargs=SMALL, device="cpu", **kwargs)  # fmt: skip
     return model.learn(1000, log_interval=1000)
 

@@ -2,7 +2,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_dai.networks import EnsembleMLP, RunningNorm, RunningPeak, clipped
+from sb3_dai.networks import BatchedLinear, BatchedTable, EnsembleMLP, RunningNorm, RunningPeak, clipped
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])
@@ -25,6 +25,23 @@ def test_members_are_ordinary_perceptrons(layer_norm):
             member.load_state_dict({"weight": weight, "bias": layer.bias[k, 0]})
             hidden = member(hidden)
         th.testing.assert_close(outputs[k], hidden)
+
+
+def test_a_table_is_a_linear_layer_of_a_code():
+    table, layer = BatchedTable(3, 4, 5), BatchedLinear(3, 4, 5)
+    layer.load_state_dict({"weight": table.rows, "bias": th.zeros(3, 1, 5)})
+    numbers = th.tensor([2, 0, 2])
+    th.testing.assert_close(table(numbers), layer(th.eye(4)[numbers].expand(3, -1, -1)))
+    table(numbers).sum().backward()
+    assert table.rows.grad[0, :, 0].tolist() == [1.0, 0.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize("net_arch", [[], [8], [8, 8]])
+def test_numbered_inputs(net_arch):
+    ensemble = EnsembleMLP(3, 4, 2, net_arch, numbered=True)
+    outputs = ensemble(th.arange(4))
+    assert outputs.shape == (3, 4, 2) and outputs.std(dim=0).min() > 1e-4
+    assert [type(layer) for layer in ensemble.layers].count(BatchedTable) == 1
 
 
 def test_members_start_apart():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import BatchNormDropout, action_spaces, differing, each_step, make, state_of, user_warnings
+from helpers import BatchNormDropout, action_spaces, differing, each_step, inputs_of, make, state_of, user_warnings
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from worlds import BOX, TWO, CounterEnv, SampledEnv
 
 from sb3_dai.dai import DAI
+from sb3_dai.replay import sample_transitions
 
 
 @pytest.mark.parametrize(
@@ -206,15 +207,16 @@ def test_learn_again(reset):
         assert model.logger.name_to_value["train/target_entropy"] == pytest.approx(0.2 * np.log(2))
 
 
-@pytest.mark.parametrize(
-    # Half the square up to 10, then 10 for each more: 10 (30 - 10 / 2); or the square
-    ("value_loss", "expected"),
-    [("huber", [0.0, 0.125, 32.0, 250.0]), ("mse", [0.0, 0.25, 64.0, 900.0])],
-)
-def test_large_errors_count(value_loss, expected):
-    errors = th.tensor([0.0, 0.5, -8.0, 30.0])
-    model = make(value_loss=value_loss)
-    th.testing.assert_close(model._value_error(errors, th.zeros(4), reduction="none"), th.tensor(expected))
+def test_rare_large_errors_count_as_their_squares():
+    """A value net that takes them for outliers believes in states from which the rest is lost."""
+    kwargs = dict(gamma=0.0, epistemic_weight=0.0, learning_starts=100, policy_kwargs=dict(net_arch=[16], n_critics=1))
+    model = make(SampledEnv(), seed=0, **kwargs).learn(100)
+    model.replay_buffer.rewards[:] = 0.0
+    model.replay_buffer.rewards[:100:20] = 1000.0
+    batch = next(iter(sample_transitions(model.replay_buffer, 400, 1, None)))
+    losses, _ = model._losses(inputs_of(model, batch))
+    share = (batch.one_step.rewards > 500.0).float().mean().item()
+    assert 0.01 < share < 0.2 and losses["value_loss"].item() == pytest.approx(share * 1000.0**2, rel=0.02)
 
 
 def test_target_entropy_follows_its_schedule():
