@@ -32,6 +32,8 @@ class UpdateInputs(NamedTuple):
     """Weights in G of the value net's heads, shape (n_heads,)"""
     target_entropy: th.Tensor
     """What an automatic precision aims at, shape ()"""
+    averaging_rate: th.Tensor
+    """Share of the newest policy net in the average of all, shape ()"""
 
 
 class AdamState(NamedTuple):
@@ -153,7 +155,7 @@ class CompiledUpdate:
         names, terms, gradients = self.graphs[key](inputs)
         check_losses(names, terms)
         if gradients:
-            self.model._optimize(gradients)
+            self.model._optimize(gradients, given.averaging_rate)
         return names, terms
 
     def _compile(self, given: UpdateInputs, inputs: list[th.Tensor]) -> Callable[..., Any]:
@@ -174,9 +176,9 @@ class CompiledUpdate:
         name_of = {tensor.data_ptr(): name for name, tensor in nets_by_name.items()}
         learned = [name_of[parameter.data_ptr()] for parameter in model.learned_parameters]
         stats = model.batch_norm_stats, model.batch_norm_stats_target
-        lerped, copied = (
+        lerped, averaged, copied = (
             [(name_of[one.data_ptr()], name_of[other.data_ptr()]) for one, other in zip(*pair, strict=True)]
-            for pair in (policy.target_pairs(), stats)
+            for pair in (policy.target_pairs(), policy.average_pairs(), stats)
         )
         inside = is_plain_adam(optimizer)
         group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
@@ -202,8 +204,10 @@ class CompiledUpdate:
                     number = group_of[id(model.learned_parameters[i])]
                     group = optimizer.param_groups[number]
                     adam_step(net[name], gradient, state, rates[number], group["betas"], group["eps"], apply)
-            if model.target_update_interval is None:
-                with th.no_grad():
+            with th.no_grad():
+                for online, average in averaged:
+                    net[average].lerp_(net[online], args.averaging_rate * apply)
+                if model.target_update_interval is None:
                     for online, target in lerped:
                         net[target].lerp_(net[online], model.tau * apply)
                     for online, target in copied:

@@ -30,7 +30,7 @@ from sb3_dai.checks import (
 from sb3_dai.compilation import CompiledUpdate, UpdateInputs
 from sb3_dai.habits import HabitPrior, log_habit_prior
 from sb3_dai.logs import summary
-from sb3_dai.networks import clipped
+from sb3_dai.networks import averaging_rate, clipped
 from sb3_dai.policies import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
 from sb3_dai.preferences import Preference, RewardPreference, check_preference
 from sb3_dai.replay import end_returns, sample_transitions
@@ -44,6 +44,7 @@ LEARNING_RATE = LinearSchedule(2e-3, 2e-4, 1.0)
 
 EPISTEMIC_WEIGHT = LinearSchedule(0.6, 0.0, 1.0)
 """Curious at first, and for the extrinsic value alone by the end."""
+
 
 class DAI(CrashSafeSaving):
     """
@@ -250,11 +251,16 @@ class DAI(CrashSafeSaving):
         self.entropy_schedule = LinearSchedule(
             self.exploration_initial_entropy, self.exploration_final_entropy, self.exploration_fraction
         )
-        self.batch_norm_stats = get_parameters_by_name(self.policy.features_extractor, ["running_"])
-        self.batch_norm_stats_target = get_parameters_by_name(self.policy.features_extractor_target, ["running_"])
+        online, *copies = (
+            get_parameters_by_name(extractor, ["running_"])
+            for extractor in (
+                self.policy.features_extractor, self.policy.features_extractor_target, self.policy.features_extractor_average
+            )
+        )  # fmt: skip
+        self.batch_norm_stats, self.batch_norm_stats_target = online * 2, copies[0] + copies[1]
         self.learned_parameters = [*self.policy.dual_parameters(), *self.policy.net_parameters()]
         # A walk through the modules at each gradient step would cost more than the update of the target
-        self.target_pairs = self.policy.target_pairs()
+        self.target_pairs, self.average_pairs = self.policy.target_pairs(), self.policy.average_pairs()
         self._compiled_update = CompiledUpdate(self)
 
     def _setup_learn(
@@ -305,10 +311,12 @@ class DAI(CrashSafeSaving):
 
         update = self._compiled_update if self.compile else self._update
         logged = []
-        for batch in sample_transitions(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env):
+        batches = sample_transitions(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env)
+        for n_steps, batch in enumerate(batches, start=self._n_updates + 1):
             log_preference = self.preference.log_prob(batch.n_step)
             log_habit_prior = self._log_habit_prior(batch.one_step.observations)
-            names, terms = update(UpdateInputs(batch, log_preference, log_habit_prior, head_weights, target_entropy))
+            rate = th.tensor(averaging_rate(n_steps), device=self.device)
+            names, terms = update(UpdateInputs(batch, log_preference, log_habit_prior, head_weights, target_entropy, rate))
             logged.append(terms)
 
         self._n_updates += gradient_steps
@@ -328,7 +336,7 @@ class DAI(CrashSafeSaving):
         """
         names, terms, gradients = self._gradients(self.learned_parameters, inputs)
         check_losses(names, terms)
-        self._optimize(gradients)
+        self._optimize(gradients, inputs.averaging_rate)
         return names, terms
 
     def _gradients(
@@ -485,13 +493,17 @@ class DAI(CrashSafeSaving):
         habit = self.policy.habit(features)
         return habit.expected_efe(self.policy.efe(features, target=True)), habit.entropy()
 
-    def _optimize(self, gradients: list[th.Tensor | None]) -> None:
+    def _optimize(self, gradients: list[th.Tensor | None], averaging_rate: th.Tensor) -> None:
         """
         :param gradients: of the learned parameters
+        :param averaging_rate: share of the newest policy net in the average, shape ()
         """
         for parameter, gradient in zip(self.learned_parameters, gradients, strict=True):
             parameter.grad = gradient
         self.policy.optimizer.step()
+        online, average = self.average_pairs
+        with th.no_grad():
+            th._foreach_lerp_(average, online, [averaging_rate] * len(average))
         if self.target_update_interval is None:
             self._update_target()
 
@@ -526,7 +538,7 @@ class DAI(CrashSafeSaving):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        made_at_setup = ["batch_norm_stats", "batch_norm_stats_target", "learned_parameters", "target_pairs"]
+        made_at_setup = ["batch_norm_stats", "batch_norm_stats_target", "learned_parameters", "target_pairs", "average_pairs"]
         return [*super()._excluded_save_params(), *made_at_setup, "_compiled_update"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -234,6 +234,18 @@ class RunningNorm(nn.Module):
         return scaled + self.mean if self.center else scaled
 
 
+def averaging_rate(n_steps: int, decay: float = 19.0) -> float:
+    """
+    The share of the newest in an average of all iterates in which the t-th weighs about t^decay: of the last twentieth of
+    training above all, however long that is. Polynomial-decay averaging (Shamir & Zhang 2013, arXiv:1212.1824, section 4).
+
+    :param n_steps: number of iterates so far, with the newest, at least 1
+    :param decay: eta of the paper
+    :return: (eta + 1) / (n + eta), 1 at first
+    """
+    return (decay + 1.0) / (n_steps + decay)
+
+
 class RunningMean(nn.Module):
     """
     Mean of a stream of batches: an exact average at first, an exponential one after ``horizon`` batches.

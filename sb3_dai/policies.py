@@ -20,6 +20,9 @@ VALUE_HEADS = ("extrinsic", "epistemic", "prediction_error")
 
 NET_NAMES = ("transition", "policy", "value")
 
+COPIES = ("_target", "_average")
+"""Ends of the names of what follows the nets that are trained."""
+
 
 class DAIPolicy(CrashSafePolicy):
     """
@@ -49,8 +52,9 @@ class DAIPolicy(CrashSafePolicy):
         that the value net learns only what comes after. It costs twice a forward pass of the ensemble for each action.
     :param n_critics: Number of value nets; the bootstrap takes the worst of them
     :param lr_multipliers: Factors on the learning rate of the nets "transition", "policy", "value" (1 if absent)
-    :param greedy: What ``predict(deterministic=True)`` takes: the most probable action of the "habit" Q(a|s), or the best by
-        the "extrinsic" value alone, without curiosity (of 32 samples and the median for ``Box`` actions)
+    :param greedy: What ``predict(deterministic=True)`` takes: the most probable action under the "average" of the policy
+        net over the last part of training, or of the "habit" Q(a|s) as it is, or the best by the "extrinsic" value alone,
+        without curiosity (of 32 samples and the median for ``Box`` actions)
     :param deliberation: Probability with which ``predict(deterministic=False)``, and so training, draws an action from the
         posterior softmax(-precision G(s,.)) itself instead of from the habit Q(a|s), which follows it with a delay. Not for
         ``Box`` actions, nor beside a ``habit_prior``.
@@ -83,7 +87,7 @@ class DAIPolicy(CrashSafePolicy):
         novelty: str = "information_gain",
         n_critics: int = 2,
         lookahead: bool = False,
-        greedy: str = "habit",
+        greedy: str = "average",
         deliberation: float = 0.0,
         lr_multipliers: dict[str, float] | None = None,
         action_precision: float = 1.0,
@@ -120,7 +124,7 @@ class DAIPolicy(CrashSafePolicy):
         check_choice("novelty", novelty, "information_gain", "variance")
         if lookahead and not isinstance(action_space, spaces.Discrete):
             raise ValueError(f"lookahead=True asks about each action of a Discrete space, not of {action_space}: leave it out")
-        check_choice("greedy", greedy, "habit", "extrinsic")
+        check_choice("greedy", greedy, "average", "habit", "extrinsic")
         check_number("deliberation", deliberation, low=0, high=1)
         if deliberation > 0.0 and isinstance(action_space, spaces.Box):
             raise ValueError(f"deliberation={deliberation!r} is for choices, not for {action_space}: leave it out")
@@ -197,9 +201,11 @@ class DAIPolicy(CrashSafePolicy):
         self.features_extractor_target.load_state_dict(self.features_extractor.state_dict())
         self.value_net_target = mlp(self.n_critics, value_input_dim, value_dim)
         self.value_net_target.load_state_dict(self.value_net.state_dict())
-        for module in (self.features_extractor_target, self.value_net_target):
-            module.requires_grad_(False)
-            module.train(False)
+        # What deterministic predictions come from
+        self.features_extractor_average = self.make_features_extractor()
+        self.features_extractor_average.load_state_dict(self.features_extractor.state_dict())
+        self.policy_net_average = mlp(1, features_dim, self.action_model.policy_dim)
+        self.policy_net_average.load_state_dict(self.policy_net.state_dict())
 
         self.features_norm = RunningNorm(features_dim)
         self.novelty_scale = RunningPeak()
@@ -209,8 +215,12 @@ class DAIPolicy(CrashSafePolicy):
         self.log_precision = nn.Parameter(th.zeros(1))
         self.log_epistemic_weight = nn.Parameter(th.zeros(1))
         # For an automatic weight of the epistemic value, which compares the policy with a slow copy of it
-        self.policy_net_target = mlp(1, features_dim, self.action_model.policy_dim).requires_grad_(False)
+        self.policy_net_target = mlp(1, features_dim, self.action_model.policy_dim)
         self.policy_net_target.load_state_dict(self.policy_net.state_dict())
+        for name, module in self.named_children():
+            if name.endswith(COPIES):
+                module.requires_grad_(False)
+                module.train(False)
 
         if issubclass(self.optimizer_class, th.optim.Adam) and not {"fused", "foreach"} & set(self.optimizer_kwargs):
             self.optimizer_kwargs["fused"] = True
@@ -254,6 +264,11 @@ class DAIPolicy(CrashSafePolicy):
         online = [self.value_net, self.policy_net, self.features_extractor]
         target = [self.value_net_target, self.policy_net_target, self.features_extractor_target]
         return [p for net in online for p in net.parameters()], [p for net in target for p in net.parameters()]
+
+    def average_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
+        """The parameters that are averaged over training, and their averages, in the same order."""
+        online: list[th.Tensor] = [*self.policy_net.parameters(), *self.features_extractor.parameters()]
+        return online, [*self.policy_net_average.parameters(), *self.features_extractor_average.parameters()]
 
     def features(self, obs: PyTorchObs, target: bool = False) -> th.Tensor:
         """
@@ -392,8 +407,12 @@ class DAIPolicy(CrashSafePolicy):
         return self._predict(obs, deterministic=deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        features = self.features(observation)
-        outputs = self.policy_net(features)[0] if deterministic else self._outputs_to_sample(features)
+        if deterministic and self.greedy == "average":
+            features = self.scaled(self.extract_features(observation, self.features_extractor_average))
+            outputs = self.policy_net_average(features)[0]
+        else:
+            features = self.features(observation)
+            outputs = self.policy_net(features)[0] if deterministic else self._outputs_to_sample(features)
         if deterministic and self.greedy == "extrinsic":
             actions = self.action_model.best(outputs, self.efe(features))
         else:
@@ -467,7 +486,7 @@ class DAIPolicy(CrashSafePolicy):
         """
         self.training = mode
         for name, module in self.named_children():
-            module.train(mode and not name.endswith("_target"))
+            module.train(mode and not name.endswith(COPIES))
         return self
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def policy_for(space):
 def inputs_of(model, batch):
     """What a gradient step on a batch reads."""
     log_preference = model.preference.log_prob(batch.n_step)
-    return UpdateInputs(batch, log_preference, 0.0, model._head_weights(), th.tensor(model._target_entropy()))
+    return UpdateInputs(batch, log_preference, 0.0, model._head_weights(), th.tensor(model._target_entropy()), th.tensor(0.5))
 
 
 def spy(monkeypatch, owner, name):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ACTIONS, action_spaces, differing, inputs_of, is_finite, make, state_of
+from helpers import ACTIONS, BatchNormDropout, action_spaces, differing, inputs_of, is_finite, make, state_of
 from stable_baselines3.common.env_util import make_vec_env
+from torch.nn.utils import parameters_to_vector
 from worlds import BOX, DISCRETE, N_ACTIONS, N_STATES, VECTOR, Chain, SampledEnv
 
 from sb3_dai import free_energy as fe
@@ -209,6 +210,48 @@ def test_greedy_boxes_are_the_best_of_their_candidates(monkeypatch, tmp_path):
         # Never worse than the median, which is a candidate, and near the best in most states
         assert (distances["extrinsic"] <= distances["habit"] + 1e-6).all()
         assert np.median(distances["extrinsic"]) < 0.1 < np.median(distances["habit"])
+
+
+# -- Acting on the average of the policy
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_policy_is_averaged_over_training(monkeypatch, compiled):
+    model = make(SampledEnv(), policy_kwargs=dict(net_arch=[16], features_extractor_class=BatchNormDropout), compile=compiled)
+    policy, seen = model.policy, []
+    trained = [policy.policy_net, policy.features_extractor]
+    step = model._compiled_update if compiled else model._update
+
+    def noted(inputs):
+        result = step(inputs)
+        seen.append(parameters_to_vector([p for net in trained for p in net.parameters()]).detach())
+        return result
+
+    monkeypatch.setattr(model, "_compiled_update" if compiled else "_update", noted)
+    model.learn(56)
+    expected = seen[0]
+    for n, parameters in enumerate(seen, start=1):
+        expected = expected + 20 / (n + 19) * (parameters - expected)
+    averages = [policy.policy_net_average, policy.features_extractor_average]
+    found = parameters_to_vector([p for net in averages for p in net.parameters()])
+    assert len(seen) == model._n_updates > 5
+    th.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert (found - seen[-1]).abs().max() > 1e-4
+    # Statistics are the extractor's own
+    online = [value for name, value in policy.features_extractor.named_buffers() if "running" in name]
+    average = [value for name, value in policy.features_extractor_average.named_buffers() if "running" in name]
+    assert all(map(th.equal, online, average))
+
+
+def test_deterministic_predictions_are_the_averages():
+    policy = make(SampledEnv(), policy_kwargs=dict(net_arch=[16]), seed=0, buffer_size=10).policy
+    for net, option in ((policy.policy_net, 0), (policy.policy_net_average, 2)):
+        net.layers[-1].bias.data[..., option] = 100.0
+    obs = np.zeros((5, 3), np.float32)
+    assert set(policy.predict(obs, deterministic=True)[0]) == {2}
+    assert set(policy.predict(obs, deterministic=False)[0]) == {0}
+    policy.greedy = "habit"
+    assert set(policy.predict(obs, deterministic=True)[0]) == {0}
 
 
 # -- Acting on the expected free energy itself

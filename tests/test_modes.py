@@ -72,7 +72,7 @@ def test_training_and_acting_each_set_their_mode(batch_norm_model, monkeypatch):
     model = batch_norm_model
     modes = []
 
-    def note(gradients=None):
+    def note(*args):
         modes.append(model.policy.features_extractor.training)
         return True
 

@@ -2,7 +2,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_dai.networks import BatchedLinear, BatchedTable, EnsembleMLP, RunningNorm, RunningPeak, clipped
+from sb3_dai.networks import BatchedLinear, BatchedTable, EnsembleMLP, RunningNorm, RunningPeak, averaging_rate, clipped
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])
@@ -90,3 +90,12 @@ def test_running_peak_scales_by_the_highest_mean():
     th.testing.assert_close(peak(values), values / 2.0)
     th.testing.assert_close(peak(values / 4.0), values / 8.0)
     assert th.equal(RunningPeak()(th.zeros(2, 1)), th.zeros(2, 1))
+
+
+def test_the_average_of_iterates_weighs_the_last_most():
+    # With eta = 1 the weights are 1, 2, 3: (1 * 5 + 2 * 2 + 3 * 8) / 6
+    average = 0.0
+    for n, value in enumerate([5.0, 2.0, 8.0], start=1):
+        average += averaging_rate(n, decay=1.0) * (value - average)
+    assert average == pytest.approx(5.5)
+    assert averaging_rate(1) == 1.0 and averaging_rate(20_000) == pytest.approx(20 / 20_019)

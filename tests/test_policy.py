@@ -223,7 +223,7 @@ def test_code_of_actions_is_no_part_of_what_is_saved(action_space):
     assert {name.split(".")[0] for name in policy.state_dict()} == {
         *("features_norm", "transition_model", "novelty_scale", "mean_epistemic_efe"),
         *("log_precision", "log_epistemic_weight", "head_weights"),
-        *("transition_net", "policy_net", "policy_net_target", "value_net", "value_net_target"),
+        *("transition_net", "policy_net", "policy_net_target", "policy_net_average", "value_net", "value_net_target"),
     }
 
 

@@ -51,7 +51,7 @@ def test_box_actions_are_stretched_to_their_bounds():
     space = ACTIONS["box"]
     model = make(SampledEnv(action_space=space), buffer_size=10, seed=0)
     for sign in (-1, 1):  # to either end
-        model.policy.policy_net.layers[-1].bias.data[..., :2] = sign * 100.0
+        model.policy.policy_net_average.layers[-1].bias.data[..., :2] = sign * 100.0
         actions = model.predict(stack(VECTOR, 20), deterministic=True)[0]
         assert np.array_equal(actions, np.broadcast_to(space.high if sign > 0 else space.low, (20, 2)))
 
@@ -91,8 +91,8 @@ def test_traced_policy_acts_like_the_policy(observations, action_space):
     model.policy.set_training_mode(False)
     obs, _ = model.policy.obs_to_tensor(stack(space, 32))
     with th.no_grad():  # without a favourite action
-        outputs = model.policy.policy_net(model.policy.features(obs))
-        model.policy.policy_net.layers[-1].bias -= outputs.mean(dim=1, keepdim=True)
+        outputs = model.policy.policy_net_average(model.policy.features(obs))
+        model.policy.policy_net_average.layers[-1].bias -= outputs.mean(dim=1, keepdim=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates the tracer, and it warns of Python branches
         traced = th.jit.trace(model.policy, obs[:2])
