@@ -296,7 +296,8 @@ def test_deliberation_knows_no_habit_prior():
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_a_share_of_the_actions_is_deliberated(tmp_path, share):
     policy = make(Chain(), policy_kwargs=dict(net_arch=[16], deliberation=share), seed=0).policy
-    for net, best in ((policy.policy_net, [9.0, 0.0]), (policy.value_net, [9.0, 0.0] * 3)):
+    habits = policy.policy_net, policy.policy_net_average
+    for net, best in (*((habit, [9.0, 0.0]) for habit in habits), (policy.value_net, [9.0, 0.0] * 3)):
         net.layers[-1].weight.data.zero_()
         net.layers[-1].bias.data[:] = th.tensor(best)
     policy.log_precision.data.fill_(3.0)
