@@ -130,14 +130,14 @@ class EnsembleMLP(nn.Module):
         :return: the same
         """
         for module in (self, self.layers, *self.layers):
-            if isinstance(module, OWN_MODULES):
+            if type(module) in MODELESS:
                 vars(module)["training"] = mode
             else:  # An activation of the user's may be more than its mode
                 module.train(mode)
         return self
 
 
-OWN_MODULES = (BatchedLinear, BatchedTable, BatchedLayerNorm, EnsembleMLP, nn.Sequential, nn.ReLU)
+MODELESS = (BatchedLinear, BatchedTable, BatchedLayerNorm, EnsembleMLP, nn.Sequential, nn.ReLU)
 """They do the same in training and in evaluation."""
 
 

@@ -175,25 +175,25 @@ class DAIPolicy(CrashSafePolicy):
         value_input_dim = features_dim + code_dim * self.action_model.reads_actions
         value_dim = len(VALUE_HEADS) * self.action_model.value_dim
 
-        def mlp(n_members: int, input_dim: int, output_dim: int, **kwargs: bool) -> EnsembleMLP:
-            norm = {"layer_norm": self.layer_norm, **kwargs}
-            return EnsembleMLP(n_members, input_dim, output_dim, self.net_arch, self.activation_fn, **norm)
+        def mlp(
+            n_members: int, input_dim: int, output_dim: int, layer_norm: bool = self.layer_norm, numbered: bool = False
+        ) -> EnsembleMLP:
+            return EnsembleMLP(n_members, input_dim, output_dim, self.net_arch, self.activation_fn, layer_norm, numbered)
 
         counts = self.transition_model_kind == "dirichlet"
         self.transition_model = transition_model(
             self.observation_space, features_dim, self.action_space, counts, self.prior_count
         )
         self.transition_net = self.transition_prior = None
+        # The number of a state says nothing about another's: what an action does in one is no hint of what it does there
+        numbered = isinstance(self.observation_space, spaces.Discrete) and isinstance(self.action_space, spaces.Discrete)
+        self.numbers_pairs = numbered and self.features_extractor_class is FlattenExtractor
         if not isinstance(self.transition_model, DirichletTransitions):
-            # The number of a state says nothing about another's: what an action does in one is no hint of what it does there
-            numbered = isinstance(self.observation_space, spaces.Discrete) and isinstance(self.action_space, spaces.Discrete)
-            self.numbers_pairs = numbered and self.features_extractor_class is FlattenExtractor
             input_dim = features_dim * code_dim if self.numbers_pairs else features_dim + code_dim
             size = self.ensemble_size, input_dim, self.transition_model.output_dim
-            kind = dict(layer_norm=False, numbered=self.numbers_pairs)
-            self.transition_net = mlp(*size, **kind)
+            self.transition_net = mlp(*size, layer_norm=False, numbered=self.numbers_pairs)
             if self.prior_scale > 0.0:
-                self.transition_prior = mlp(*size, **kind).requires_grad_(False)
+                self.transition_prior = mlp(*size, layer_norm=False, numbered=self.numbers_pairs).requires_grad_(False)
         self.policy_net = mlp(1, features_dim, self.action_model.policy_dim)
         self.value_net = mlp(self.n_critics, value_input_dim, value_dim)
 

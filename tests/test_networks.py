@@ -44,6 +44,13 @@ def test_numbered_inputs(net_arch):
     assert [type(layer) for layer in ensemble.layers].count(BatchedTable) == 1
 
 
+def test_activations_of_the_users_have_their_mode():
+    ensemble, inputs = EnsembleMLP(3, 4, 2, [8], nn.RReLU), th.randn(5, 4)
+    assert not th.equal(ensemble(inputs), ensemble(inputs)), "a slope is drawn in training"
+    ensemble.eval()
+    assert th.equal(ensemble(inputs), ensemble(inputs))
+
+
 def test_members_start_apart():
     outputs = EnsembleMLP(5, 4, 2, [8])(th.randn(16, 4))
     assert outputs.std(dim=0).min() > 1e-4
