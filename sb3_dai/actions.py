@@ -279,8 +279,9 @@ class CategoricalActions(nn.Module):
         """
         if deterministic:
             return self._logits(outputs).argmax(dim=-1)
-        prob = F.softmax(self._logits(action_precision * outputs), dim=-1)
-        return th.multinomial(prob.flatten(end_dim=1), 1).reshape(-1, self.shape[0])
+        prob = F.softmax(self._logits(outputs if action_precision == 1.0 else action_precision * outputs), dim=-1)
+        # The race of exponential clocks that torch.multinomial runs, without its checks, which take most of its time
+        return (prob / th.empty_like(prob).exponential_()).argmax(dim=-1)
 
     def best(self, outputs: th.Tensor, efe: CategoricalEFE) -> th.Tensor:
         """

@@ -75,6 +75,8 @@ class BatchedLayerNorm(nn.Module):
         :param inputs: shape (n_members, batch, dim)
         :return: same shape
         """
+        if len(self.weight) == 1:  # Of one member it is torch's, in one call
+            return F.layer_norm(inputs, inputs.shape[-1:], self.weight.flatten(), self.bias.flatten())
         return th.addcmul(self.bias, F.layer_norm(inputs, inputs.shape[-1:]), self.weight)
 
 
@@ -220,8 +222,11 @@ class RunningNorm(nn.Module):
         :param inputs: shape (..., dim)
         :return: in units of the running standard deviation, same shape
         """
-        centered = inputs - self.mean if self.center else inputs
-        return (centered * th.rsqrt(self.var + 1e-8)).clamp(-self.clip, self.clip)
+        if self.center and inputs.dim() == 2:
+            scaled = F.batch_norm(inputs, self.mean, self.var, eps=1e-8)  # One call, which each prediction makes
+        else:
+            scaled = (inputs - self.mean if self.center else inputs) * th.rsqrt(self.var + 1e-8)
+        return scaled.clamp(-self.clip, self.clip)
 
     def inverse(self, normalized: th.Tensor) -> th.Tensor:
         """

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch as th
 import yaml
-from measures import measure_of, shorten, steps_to_threshold
+from measures import Clock, measure_of, shorten, steps_to_threshold
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import load_results
 
@@ -108,6 +108,8 @@ def run(
     register_envs: str | None = None,
     stop_when_solved: bool = False,
     max_points: int | None = None,
+    solved: float | None = None,
+    look_every: int = 500,
 ) -> dict[str, Any]:
     """
     Train one agent and score its final checkpoint.
@@ -123,6 +125,8 @@ def run(
     :param register_envs: function that registers environments, as ``module:function``
     :param stop_when_solved: whether to end the training once the world's measure calls it solved
     :param max_points: numbers of the training record to keep at most
+    :param solved: end the training at this mean of deterministic episodes, and note when that was
+    :param look_every: environment steps between two looks for it
     :return: the raw results
     """
     from rl_zoo3.exp_manager import ExperimentManager
@@ -151,24 +155,32 @@ def run(
             measure = measure_of(train_env, steps)
             measure.stop_when_solved = stop_when_solved
             manager.callbacks.append(measure)
+            manager.seed = 1_000_000 + seed
+            eval_env = manager.create_envs(1, eval_env=True, no_log=True)
+            manager.seed = seed
+
+            def score() -> list[float]:
+                normalized = model.get_vec_normalize_env()
+                if normalized is not None and normalized.norm_obs:
+                    eval_env.obs_rms = normalized.obs_rms  # type: ignore[attr-defined]
+                return evaluate_policy(model, eval_env, n_eval_episodes, return_episode_rewards=True)[0]  # type: ignore[return-value]
+
+            clock = None
+            if solved is not None:
+                clock = Clock(lambda: float(np.mean(score())), solved, look_every)
+                manager.callbacks.append(clock)
             start = time.perf_counter()
             manager.learn(model)
             seconds = time.perf_counter() - start
             episodes = load_results(manager.save_path)
-
-            manager.seed = 1_000_000 + seed
-            eval_env = manager.create_envs(1, eval_env=True, no_log=True)
-            normalized = model.get_vec_normalize_env()
-            if normalized is not None and normalized.norm_obs:
-                eval_env.obs_rms = normalized.obs_rms  # type: ignore[attr-defined]
-            scores, _ = evaluate_policy(model, eval_env, n_eval_episodes, return_episode_rewards=True)
+            scores = score()
     names = {"variant": variant, "env_kwargs": env_kwargs}
     return {
         "agent": agent, "env": env_id, "steps": steps, "seed": seed, "seconds": round(seconds, 2),
         "gradient_steps": int(model._n_updates), "params": params or {},
         **{name: value for name, value in names.items() if value},
         **({"stopped_at": model.num_timesteps} if stop_when_solved and measure.solved else {}),
-        **measure.results(), "scores": np.round(scores, 4).tolist(),
+        **measure.results(), **(clock.results() if clock is not None else {}), "scores": np.round(scores, 4).tolist(),
         **shorten(episodes["r"].tolist(), episodes["l"].tolist(), max_points),
     }  # fmt: skip
 
@@ -193,7 +205,7 @@ def describe(result: dict[str, Any], threshold: float | None, window: int) -> st
     if threshold is not None:
         reached = steps_to_threshold(result, threshold, window)
         line += f"  trailing-{window} >= {threshold:g} at {reached} steps"
-    measured = ("bad_episodes", "solved_at", "optimal_from", "right_probability", "tv_share")
+    measured = ("bad_episodes", "solved_at", "optimal_from", "right_probability", "tv_share", "solved_steps", "solved_seconds")
     return line + "".join(f"  {key} {result[key]}" for key in measured if key in result)
 
 
@@ -211,6 +223,8 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, help="also print the steps to this mean of trailing training returns")
     parser.add_argument("--window", type=int, default=100, help="episodes in that mean")
     parser.add_argument("--stop-when-solved", action="store_true", help="DeepSea: end a run once it is solved")
+    parser.add_argument("--solved", type=float, help="end a run at this mean of deterministic episodes, and note the time")
+    parser.add_argument("--look-every", type=int, default=500, help="steps between two looks for --solved")
     parser.add_argument("--max-points", type=int, help="numbers of each training record to keep at most")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--register", metavar="MODULE:FUNCTION", help="call this first, it registers environments")
@@ -229,8 +243,9 @@ def main() -> None:
             agent, args.env, args.steps, seed, n_eval_episodes=args.episodes, variant=name,
             params={**params, **assignments(args.params)}, env_kwargs=assignments(args.env_kwargs),
             register_envs=args.register, stop_when_solved=args.stop_when_solved, max_points=args.max_points,
+            solved=args.solved, look_every=args.look_every,
         )
-        for agent in args.agents for name, params in variants.items() for seed in seeds
+        for seed in seeds for agent in args.agents for name, params in variants.items()
     ]  # fmt: skip
     results = []
     for result in Parallel(n_jobs=args.jobs, return_as="generator")(tasks):

@@ -4,7 +4,8 @@ What scripts/evaluate.py measures in a world beyond the return, and pure functio
 A measure is a callback that watches one training run. ``measure_of`` picks the one of a world.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -226,6 +227,41 @@ class TVShare(Measure):
 
     def results(self) -> dict[str, Any]:
         return {"tv_share": round(self.n_in_front / max(self.n_steps, 1), 4)}
+
+
+class Clock(BaseCallback):
+    """
+    Time from the start of a run until its greedy policy scores enough, without that of the looks at it. Ends the run there.
+
+    :param score: plays deterministic episodes with the model as it is and returns their mean return
+    :param threshold: what is enough
+    :param every: environment steps between two looks
+    """
+
+    def __init__(self, score: Callable[[], float], threshold: float, every: int) -> None:
+        super().__init__()
+        self.score, self.threshold, self.every = score, threshold, every
+        self.found: dict[str, Any] = {"solved_steps": None, "solved_seconds": None}
+
+    def _on_training_start(self) -> None:
+        self.start, self.next_look = time.perf_counter(), self.every
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps < self.next_look:
+            return True
+        self.next_look += self.every
+        now = time.perf_counter()
+        solved = self.score() >= self.threshold
+        if solved:
+            self.found = {"solved_steps": self.num_timesteps, "solved_seconds": round(now - self.start, 2)}
+        self.start += time.perf_counter() - now
+        return not solved
+
+    def results(self) -> dict[str, Any]:
+        """
+        :return: environment steps and seconds to the threshold, None if it was not reached, and the seconds of the whole run
+        """
+        return {**self.found, "seconds": round(time.perf_counter() - self.start, 2)}
 
 
 MEASURES = {DeepSea: BadEpisodes, Bandit: RightActions, ThreeStateChain: RightActions, NoisyTV: TVShare}

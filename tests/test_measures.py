@@ -1,6 +1,7 @@
 """The measures of scripts/evaluate.py: records worked by hand, and short runs in worlds where the answer is known."""
 
 import inspect
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from evaluate import PEERS, find_entry, hyperparameters, replace, run
 from measures import (
+    Clock,
     TVShare,
     action_probabilities,
     measure_of,
@@ -111,6 +113,22 @@ def test_a_solved_run_may_stop():
     result = run("dqn", "sb3_dai/DeepSea-v0", 1000, 0, **kwargs)
     assert result["solved_at"] == result["n_episodes"] == 100 and result["stopped_at"] == 200
     assert result["env_kwargs"] == {"size": 2}
+
+
+def test_the_clock_stops_where_the_greedy_policy_is_good_enough():
+    reached = run("dqn", "sb3_dai/DeepSea10-v0", 1000, 0, n_eval_episodes=1, solved=-1e9, look_every=100)
+    assert reached["solved_steps"] == 100 and sum(reached["train_lengths"]) == 100
+    assert 0.0 <= reached["solved_seconds"] <= reached["seconds"]
+    never = run("dqn", "sb3_dai/DeepSea10-v0", 200, 0, n_eval_episodes=1, solved=1e9, look_every=100)
+    assert never["solved_steps"] is never["solved_seconds"] is None and sum(never["train_lengths"]) == 200
+
+
+def test_looks_are_not_on_the_clock():
+    clock = Clock(lambda: time.sleep(0.2) or 0.0, 1.0, every=1)
+    clock._on_training_start()
+    for clock.num_timesteps in range(1, 4):
+        assert clock._on_step()
+    assert clock.results()["seconds"] < 0.3
 
 
 def test_the_bandit_is_found_and_the_variant_is_recorded():
