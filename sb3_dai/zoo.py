@@ -105,7 +105,34 @@ def hyperparams_file(name: str) -> Path:
     """
     package = Path(__file__).parent
     folder = package / "hyperparams"
-    return (folder if folder.is_dir() else package.parent / "hyperparams") / f"{name}.yml"
+    paths = [(folder if folder.is_dir() else package.parent / "hyperparams") / f"{name}{end}" for end in (".yml", ".py")]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def read_hyperparams(path: Path) -> dict[str, Any]:
+    """
+    :param path: a file of the Zoo's, in YAML or, where it needs objects, in Python
+    :return: its entries, by environment
+    """
+    if path.suffix == ".py":
+        return runpy.run_path(str(path))["hyperparams"]
+    import yaml
+
+    return yaml.safe_load(path.read_text())
+
+
+def hyperparams_module(name: str, entries: dict[str, Any]) -> str:
+    """
+    The Zoo takes a path or a module, and saves it with the run. A path holds on one machine only.
+
+    :param name: of the module
+    :param entries: hyperparameters by environment
+    :return: the name, under which this process can import them
+    """
+    module = ModuleType(name)
+    vars(module)["hyperparams"] = entries
+    sys.modules[name] = module
+    return name
 
 
 def register(algorithm: type[DAI] = DAI) -> None:
@@ -139,13 +166,8 @@ def complete_train_options(options: list[str]) -> list[str]:
     name = given.conf_file.removeprefix(HYPERPARAMS_MODULE)
     path = hyperparams_file(name)
     if path.is_file():
-        import yaml
-
-        # The Zoo takes a path or a module, and saves it with the run. A path holds on one machine only.
-        module = ModuleType(HYPERPARAMS_MODULE + name)
-        vars(module)["hyperparams"] = yaml.safe_load(path.read_text())
-        sys.modules[module.__name__] = module
-        options = [*options, "--conf-file", module.__name__]  # the last one counts
+        module = hyperparams_module(HYPERPARAMS_MODULE + name, read_hyperparams(path))
+        options = [*options, "--conf-file", module]  # the last one counts
     return options
 
 

@@ -32,6 +32,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import load_results
 
 from sb3_dai.saving import write_json
+from sb3_dai.zoo import hyperparams_file, hyperparams_module, read_hyperparams, register
 
 PEERS = Path(__file__).parent / "peers.yml"
 
@@ -43,7 +44,7 @@ def find_entry(path: Path, algo: str, env_id: str) -> dict[str, Any] | None:
     :param env_id: the environment
     :return: the entry of the environment, else of another version of it, else ``default`` for DAI, else None
     """
-    entries = yaml.safe_load(path.read_text())
+    entries = read_hyperparams(path)
     entries = entries.get(algo, entries)
     if env_id in entries:
         return entries[env_id]
@@ -64,12 +65,10 @@ def hyperparameters(agent: str, env_id: str) -> dict[str, Any]:
     """
     import rl_zoo3
 
-    from sb3_dai.zoo import hyperparams_file
-
     algo, _, conf = agent.partition(":")
     if conf == "default":
         return {"policy": "MlpPolicy", "n_timesteps": 1}
-    if conf.endswith(".yml"):
+    if conf.endswith((".yml", ".py")):
         paths = [Path(conf)]
     elif algo == "dai":
         paths = [hyperparams_file(conf or "dai")]
@@ -132,7 +131,6 @@ def run(
     from rl_zoo3.exp_manager import ExperimentManager
 
     import sb3_dai.envs  # noqa: F401  registers them
-    from sb3_dai.zoo import register
 
     register()
     if register_envs is not None:
@@ -140,12 +138,12 @@ def run(
     th.set_num_threads(1)
     algo = agent.partition(":")[0]
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "hyperparams.yml"
-        config.write_text(yaml.safe_dump({env_id: replace(hyperparameters(agent, env_id), params or {})}))
+        entry = replace(hyperparameters(agent, env_id), params or {})
+        config = hyperparams_module("evaluated_hyperparams", {env_id: entry})
         with contextlib.redirect_stdout(io.StringIO()):
             manager = ExperimentManager(
                 argparse.Namespace(), algo, env_id, folder, n_timesteps=steps, eval_freq=-1, seed=seed,
-                log_interval=-2, verbose=0, device="cpu", config=str(config), env_kwargs=env_kwargs,
+                log_interval=-2, verbose=0, device="cpu", config=config, env_kwargs=env_kwargs,
             )  # fmt: skip
             results = manager.setup_experiment()
             assert results is not None

@@ -13,7 +13,7 @@ import optuna
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from stable_baselines3.common.buffers import NStepReplayBuffer
 
-from sb3_dai import DAI, zoo
+from sb3_dai import DAI, RewardPreference, zoo
 
 ENV_ID = "CartPole-v1"
 Run = Callable[..., None]
@@ -168,3 +168,13 @@ def test_module_runs_from_any_folder(logs: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sb3_dai.zoo", "train", "--algo", "dai", "--env", ENV_ID, "-n", "20"]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120)
     assert (tmp_path / "logs" / "dai" / f"{ENV_ID}_1" / f"{ENV_ID}.zip").is_file()
+
+
+@pytest.mark.parametrize("env_id", list(zoo.read_hyperparams(zoo.hyperparams_file("goals"))))
+def test_goals_are_objects_of_a_file_in_python(run: Run, tmp_path: Path, env_id: str) -> None:
+    run("train", "--algo", "dai", "--env", env_id, "-n", "110", "--eval-freq", "-1", "-f", str(tmp_path), "-conf", "goals")
+    trained = DAI.load(next(tmp_path.glob("dai/**/*.zip")))
+    entry = zoo.read_hyperparams(zoo.hyperparams_file("goals"))[env_id]
+    assert type(trained.preference) is type(entry.get("preference", RewardPreference()))
+    assert trained.policy.bootstrap_share == entry.get("policy_kwargs", {}).get("bootstrap_share", 1.0)
+    assert (trained.action_noise is not None) == ("noise_type" in entry)
