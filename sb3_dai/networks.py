@@ -75,8 +75,8 @@ class BatchedLayerNorm(nn.Module):
         :param inputs: shape (n_members, batch, dim)
         :return: same shape
         """
-        if len(self.weight) == 1:  # Of one member it is torch's, in one call
-            return F.layer_norm(inputs, inputs.shape[-1:], self.weight.flatten(), self.bias.flatten())
+        if len(inputs) == 1:  # Of one member it is torch's, in one call
+            return th.layer_norm(inputs, inputs.shape[-1:], self.weight.flatten(), self.bias.flatten())
         return th.addcmul(self.bias, F.layer_norm(inputs, inputs.shape[-1:]), self.weight)
 
 
@@ -122,7 +122,10 @@ class EnsembleMLP(nn.Module):
         :param inputs: shape (batch, input_dim), or (batch,) if numbered
         :return: shape (n_members, batch, output_dim)
         """
-        return self.layers(inputs if self.numbered else inputs.unsqueeze(0).expand(self.n_members, -1, -1))
+        if self.numbered:
+            return self.layers(inputs)
+        shared = inputs.unsqueeze(0)
+        return self.layers(shared if self.n_members == 1 else shared.expand(self.n_members, -1, -1))
 
     def train(self, mode: bool = True) -> "EnsembleMLP":
         """
@@ -223,7 +226,8 @@ class RunningNorm(nn.Module):
         :return: in units of the running standard deviation, same shape
         """
         if self.center and inputs.dim() == 2:
-            scaled = F.batch_norm(inputs, self.mean, self.var, eps=1e-8)  # One call, which each prediction makes
+            # One call, which each prediction makes
+            scaled = th.batch_norm(inputs, None, None, self.mean, self.var, False, 0.0, 1e-8, False)
         else:
             scaled = (inputs - self.mean if self.center else inputs) * th.rsqrt(self.var + 1e-8)
         return scaled.clamp(-self.clip, self.clip)

@@ -168,6 +168,8 @@ class DAIPolicy(CrashSafePolicy):
                 f"observation_space={self.observation_space}: {name} cannot read it ({error}). Wrap the environment to rename "
                 "its keys or resize its images (to 36x36 at least), or give another features_extractor_class in policy_kwargs."
             ) from error
+        # Nothing is left to extract of them
+        self.reads_vectors = self.features_extractor_class is FlattenExtractor and self._is_vector(self.observation_space)
         features_dim = self.features_extractor.features_dim
         self.action_model = action_model(self.action_space)
         self.action_dtype = th.as_tensor(np.empty(0, self.action_space.dtype)).dtype
@@ -240,6 +242,14 @@ class DAIPolicy(CrashSafePolicy):
             **self.optimizer_kwargs,
         )
 
+    @staticmethod
+    def _is_vector(space: spaces.Space) -> bool:
+        """
+        :param space: of observations
+        :return: whether they are plain vectors of numbers
+        """
+        return isinstance(space, spaces.Box) and len(space.shape) == 1
+
     @property
     def precision(self) -> th.Tensor:
         """Inverse temperature of the EFE, shape (1,)."""
@@ -269,6 +279,19 @@ class DAIPolicy(CrashSafePolicy):
         """The parameters that are averaged over training, and their averages, in the same order."""
         online: list[th.Tensor] = [*self.policy_net.parameters(), *self.features_extractor.parameters()]
         return online, [*self.policy_net_average.parameters(), *self.features_extractor_average.parameters()]
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> th.Tensor:
+        """
+        As SB3's, whose checks of a vector take as long as a layer of the nets.
+
+        :param obs: observations
+        :param features_extractor: the extractor to use, ``self.features_extractor`` by default
+        :return: shape (batch, features_dim)
+        """
+        if self.reads_vectors:
+            assert isinstance(obs, th.Tensor)
+            return obs.float()
+        return super().extract_features(obs, features_extractor or self.features_extractor)
 
     def features(self, obs: PyTorchObs, target: bool = False) -> th.Tensor:
         """
@@ -419,8 +442,8 @@ class DAIPolicy(CrashSafePolicy):
             actions = self.action_model.act(outputs, deterministic, self.action_precision)
         if isinstance(self.action_space, spaces.Box):
             return actions
-        # A space does not contain the actions of a larger type
-        actions = actions.to(self.action_dtype)
+        if actions.dtype != self.action_dtype:  # A space does not contain the actions of a larger type
+            actions = actions.to(self.action_dtype)
         return actions.squeeze(1) if isinstance(self.action_space, spaces.Discrete) else actions
 
     def _outputs_to_sample(self, features: th.Tensor) -> th.Tensor:

@@ -1,23 +1,29 @@
 r"""
-What DAI costs, beside its peers in SB3 and sb3-contrib: DQN and QR-DQN, or SAC and TQC where actions are continuous.
+What DAI costs, beside its peers in SB3 and sb3-contrib: DQN and QR-DQN, or SAC and TQC where actions are continuous, and
+beside SBX's DQN or SAC where that is installed (extra ``sbx``).
 
     python scripts/benchmark_speed.py steps --out docs/results/speed.json
     python scripts/benchmark_speed.py steps --env Pendulum-v1 --net-arch 256 256 --batch-size 256 \
         --out docs/results/speed_box.json
+    python scripts/benchmark_speed.py steps --env sb3_dai_benchmark/Images-v0 --net-arch --batch-size 32 \
+        --out docs/results/speed_images.json
     python scripts/benchmark_speed.py breakdown --out docs/results/speed_breakdown.json
     python scripts/benchmark_speed.py compile --out docs/results/speed_compile.json
     python scripts/benchmark_speed.py environments --out docs/results/speed_environments.json
     python scripts/benchmark_speed.py scale --out docs/results/speed_scale.json --figure docs/figures/speed.png
 
+    python scripts/benchmark_speed.py memory --out docs/results/speed_memory.json
+
 ``steps`` times a gradient step and one ``predict`` of one observation. All models have the same layers and batch and take
 turns, so that what else the machine does hits all of them; the ratio is the median over the turns. ``breakdown`` says where
 the time of an eager gradient step goes, ``compile`` what the first compiled one costs, ``environments`` how many steps a
-second a training run takes, and ``scale`` how the cost of a gradient step grows.
+second a training run takes, ``scale`` how the cost of a gradient step grows, and ``memory`` the largest that a process gets.
 
 Read the ratios: absolute times differ from machine to machine and from run to run.
 """
 
 import argparse
+import importlib.util
 import os
 import resource
 import subprocess
@@ -34,6 +40,7 @@ import torch as th
 from gymnasium import spaces
 from sb3_contrib import QRDQN, TQC
 from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
@@ -43,6 +50,10 @@ from sb3_dai.saving import write_json
 N_RANDOM = 1000
 """Random transitions in the buffer."""
 
+# Three stacked frames of 64 by 64 without a game
+gym.register("sb3_dai_benchmark/Images-v0", "stable_baselines3.common.envs:FakeImageEnv", kwargs=dict(
+    screen_height=64, screen_width=64, n_channels=3, channel_first=True))  # fmt: skip
+
 
 def is_continuous(env_id: str) -> bool:
     """
@@ -50,6 +61,22 @@ def is_continuous(env_id: str) -> bool:
     :return: whether SAC is the peer and not DQN
     """
     return isinstance(gym.make(env_id).action_space, spaces.Box)
+
+
+def peers_of(env_id: str) -> dict[str, type[BaseAlgorithm]]:
+    """
+    :param env_id: the environment
+    :return: the peers by name, the one of the ratios first
+    """
+    continuous = is_continuous(env_id)
+    peers: dict[str, type[BaseAlgorithm]] = {"SAC": SAC, "TQC": TQC} if continuous else {"DQN": DQN, "QR-DQN": QRDQN}
+    images = len(gym.make(env_id).observation_space.shape or ()) == 3
+    if importlib.util.find_spec("sbx") and not images:  # SBX reads images with another net
+        import sbx
+
+        name = "SAC" if continuous else "DQN"
+        peers[f"SBX {name}"] = getattr(sbx, name)
+    return peers
 
 
 def make(algo: Any, args: argparse.Namespace, n_envs: int = 1, policy_kwargs: dict[str, Any] | None = None, **kwargs) -> Any:
@@ -102,8 +129,9 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
     :param args: of the command line
     :return: microseconds of a gradient step and of a prediction, each turn's, and their medians and ratios, by model
     """
-    peers = [SAC, TQC] if is_continuous(args.env) else [DQN, QRDQN]
-    models = {peer.__name__: make(peer, args) for peer in peers}
+    peers = peers_of(args.env)
+    base_name = next(iter(peers))
+    models = {name: make(peer, args) for name, peer in peers.items()}
     for size in (5, 1):
         for compile in (False, True):
             name = f"DAI, ensemble of {size}, {'compiled' if compile else 'eager'}"
@@ -117,7 +145,7 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
             if turn > 0:  # The first is to warm up
                 times[name]["step"].append(round(step, 1))
                 times[name]["predict"].append(round(predict, 1))
-    base = times[peers[0].__name__]
+    base = times[base_name]
     results: dict[str, Any] = {}
     for name, found in times.items():
         results[name] = dict(found)
@@ -127,7 +155,7 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
             results[name][f"ratio_{what}"] = round(ratio, 3)
         row = results[name]
         print(
-            f"{name:28s} step {row['median_step']:8.0f} us, {row['ratio_step']:5.2f} times {peers[0].__name__}"
+            f"{name:28s} step {row['median_step']:8.0f} us, {row['ratio_step']:5.2f} times {base_name}"
             f"   predict {row['median_predict']:6.0f} us, {row['ratio_predict']:5.2f} times"
         )
     return results
@@ -172,37 +200,58 @@ def breakdown(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def in_a_process(mode: str, args: argparse.Namespace, cache: str) -> dict[str, float]:
+    """
+    :param mode: name of a peer, "DAI, eager" or "DAI, compiled"
+    :param args: of the command line
+    :param cache: folder of compiled code
+    :return: seconds of the first gradient step after Adam's, and the peak memory of the whole process in MiB
+    """
+    command = [sys.executable, __file__, "first", "--env", args.env, "--batch-size", str(args.batch_size), "--out", os.devnull]
+    command += ["--net-arch", *map(str, args.net_arch)]
+    environ = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "DAI_FIRST": mode}
+    output = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout.split()
+    return {"seconds": float(output[-2]), "peak_mib": float(output[-1])}
+
+
 def compile_times(args: argparse.Namespace) -> dict[str, Any]:
     """
     :param args: of the command line
     :return: seconds of the first compiled gradient step with an empty cache and in two later processes, and the peak memory
-        of the whole process in MiB, eager and compiled
+        of the whole process in MiB
     """
     results: dict[str, Any] = {}
-    command = [sys.executable, __file__, "first", "--env", args.env, "--batch-size", str(args.batch_size), "--out", os.devnull]
-    command += ["--net-arch", *map(str, args.net_arch)]
     with tempfile.TemporaryDirectory() as cache:
-        for name, mode in (("eager", "eager"), ("cold", "compiled"), ("warm", "compiled"), ("warm again", "compiled")):
-            environ = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "DAI_FIRST": mode}
-            output = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout.split()
-            results[name] = {"seconds": float(output[-2]), "peak_mib": float(output[-1])}
-            print(
-                f"{name:12s} first gradient step {results[name]['seconds']:6.1f} s, peak {results[name]['peak_mib']:.0f} MiB"
-            )
+        for name in ("cold", "warm", "warm again"):
+            found = results[name] = in_a_process("DAI, compiled", args, cache)
+            print(f"{name:12s} first gradient step {found['seconds']:6.1f} s, peak {found['peak_mib']:.0f} MiB", flush=True)
+    return results
+
+
+def memory(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    :param args: of the command line
+    :return: peak memory of a process that takes two gradient steps, in MiB, by model
+    """
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for name in (*peers_of(args.env), "DAI, eager", "DAI, compiled", "DAI, compiled before"):
+            results[name] = in_a_process(name.removesuffix(" before"), args, cache)["peak_mib"]
+            print(f"{name:22s} {results[name]:6.0f} MiB", flush=True)
     return results
 
 
 def first(args: argparse.Namespace) -> dict[str, Any]:
     """
-    Print the seconds of the first gradient step after Adam's and the peak memory in MiB, for ``compile_times``.
+    Print the seconds of the first gradient step after Adam's and the peak memory in MiB, for ``in_a_process``.
 
     :param args: of the command line
     """
-    with mock.patch.object(DAI, "train"):
-        model = DAI("MlpPolicy", args.env, batch_size=args.batch_size, device="cpu", seed=0,
-                    policy_kwargs={"net_arch": args.net_arch}, compile=os.environ["DAI_FIRST"] == "compiled")  # fmt: skip
-        model.learn(N_RANDOM)
-    model.set_logger(configure(None, []))
+    name = os.environ["DAI_FIRST"]
+    algo: Any = peers_of(args.env).get(name, DAI)
+    kwargs = {"compile": name == "DAI, compiled"} if algo is DAI else {}
+    with mock.patch.object(algo, "train"):
+        model = make(algo, args, **kwargs)
     model.train(gradient_steps=1, batch_size=args.batch_size)
     start = time.perf_counter()
     model.train(gradient_steps=1, batch_size=args.batch_size)
@@ -308,7 +357,7 @@ def draw(results: dict[str, Any], path: str) -> None:
 
 COMMANDS = {
     "steps": steps, "breakdown": breakdown, "compile": compile_times, "first": first,
-    "environments": environments, "scale": scale,
+    "environments": environments, "scale": scale, "memory": memory,
 }  # fmt: skip
 
 
@@ -316,7 +365,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--env", default="CartPole-v1")
-    parser.add_argument("--net-arch", type=int, nargs="+", default=[64, 64])
+    parser.add_argument("--net-arch", type=int, nargs="*", default=[64, 64])
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--gradient-steps", type=int, default=100, help="gradient steps in a turn")
