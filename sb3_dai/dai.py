@@ -146,11 +146,11 @@ class DAI(CrashSafeSaving):
         learning_rate: float | Schedule = LEARNING_RATE,
         buffer_size: int = 1_000_000,  # 1e6
         learning_starts: int = 100,
-        batch_size: int = 128,
-        tau: float = 0.02,
+        batch_size: int = 64,
+        tau: float = 0.05,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
-        gradient_steps: int = 2,
+        gradient_steps: int = 4,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
@@ -296,7 +296,7 @@ class DAI(CrashSafeSaving):
         if self.target_update_interval is not None and self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
             self._update_target()
 
-    def train(self, gradient_steps: int, batch_size: int = 128) -> None:
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         policy = self.policy
         # Switch to train mode (this affects batch norm / dropout)
         policy.set_training_mode(True)
