@@ -114,10 +114,9 @@ def check_arguments(model: "DAI") -> None:
             "weighed against it. Leave one of them out"
         )
     check_number("action_precision", model.action_precision, low=MIN_PRECISION)
-    for name, argument in (("action_precision", "action_precision"), ("has_habit_prior", "habit_prior")):
-        if name in model.policy_kwargs:
-            value = model.policy_kwargs[name]
-            raise ValueError(f"policy_kwargs has {name}={value!r}: give it as an argument of DAI instead, {argument}")
+    if "action_precision" in model.policy_kwargs:
+        value = model.policy_kwargs["action_precision"]
+        raise ValueError(f"policy_kwargs has action_precision={value!r}: give it as an argument of DAI instead")
     if model.action_noise is not None and not isinstance(model.action_space, spaces.Box):
         raise ValueError(
             f"action_noise={model.action_noise}: only Box actions can be noisy, not {model.action_space}. Leave it out, or "

@@ -246,7 +246,6 @@ class DAI(CrashSafeSaving):
 
         self.preference.setup(self)
         self.policy.action_precision = float(self.action_precision)
-        self.policy.has_habit_prior = self.habit_prior is not None
         if callable(self.habit_prior):  # May it fail here instead of in the midst of training
             self._log_habit_prior(self.policy.obs_to_tensor(copy.deepcopy(self.observation_space).sample())[0])
         self.entropy_schedule = LinearSchedule(

@@ -1,6 +1,5 @@
 """The nets of deep active inference as an SB3 policy."""
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -53,16 +52,13 @@ class DAIPolicy(CrashSafePolicy):
         that the value net learns only what comes after. It costs twice a forward pass of the ensemble for each action.
     :param n_critics: Number of value nets; the bootstrap takes the worst of them
     :param lr_multipliers: Factors on the learning rate of the nets "transition", "policy", "value" (1 if absent)
-    :param greedy: What ``predict(deterministic=True)`` takes: the most probable action by the "average" of the nets over
-        the last part of training, or of the "habit" Q(a|s) as it is, or the best by the "extrinsic" value alone,
-        without curiosity (of 32 samples and the median for ``Box`` actions). The average asks the policy net and, where
-        actions can be counted and there is no ``habit_prior``, the value net as well: the product of the habit and of
-        softmax(-precision G(s,.)), since they err apart
+    :param greedy: What ``predict(deterministic=True)`` takes: the most probable action under the "average" of the policy
+        net over the last part of training, or of the "habit" Q(a|s) as it is, or the best by the "extrinsic" value alone,
+        without curiosity (of 32 samples and the median for ``Box`` actions)
     :param deliberation: Probability with which ``predict(deterministic=False)``, and so training, draws an action from the
         posterior softmax(-precision G(s,.)) itself instead of from the habit Q(a|s), which follows it with a delay. Not for
         ``Box`` actions, nor beside a ``habit_prior``.
     :param action_precision: As in :class:`sb3_dai.dai.DAI`, which sets it
-    :param has_habit_prior: Whether the policy net follows more than the EFE; :class:`sb3_dai.dai.DAI` sets it
     :param features_extractor_class: Features extractor to use. All three nets read it; the policy and value nets train it.
     :param features_extractor_kwargs: Keyword arguments to pass to the features extractor.
     :param normalize_images: Whether to normalize images or not, dividing by 255.0 (True by default)
@@ -95,7 +91,6 @@ class DAIPolicy(CrashSafePolicy):
         deliberation: float = 0.0,
         lr_multipliers: dict[str, float] | None = None,
         action_precision: float = 1.0,
-        has_habit_prior: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
@@ -156,7 +151,6 @@ class DAIPolicy(CrashSafePolicy):
         self.deliberation = deliberation
         self.lr_multipliers = dict(lr_multipliers or {})
         self.action_precision = action_precision
-        self.has_habit_prior = has_habit_prior
         self._build(lr_schedule)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -214,7 +208,6 @@ class DAIPolicy(CrashSafePolicy):
         self.features_extractor_average.load_state_dict(self.features_extractor.state_dict())
         self.policy_net_average = mlp(1, features_dim, self.action_model.policy_dim)
         self.policy_net_average.load_state_dict(self.policy_net.state_dict())
-        self.value_net_average = copy.deepcopy(self.value_net)
 
         self.features_norm = RunningNorm(features_dim)
         self.novelty_scale = RunningPeak()
@@ -284,9 +277,8 @@ class DAIPolicy(CrashSafePolicy):
 
     def average_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
         """The parameters that are averaged over training, and their averages, in the same order."""
-        online = [self.policy_net, self.features_extractor, self.value_net]
-        average = [self.policy_net_average, self.features_extractor_average, self.value_net_average]
-        return [p for net in online for p in net.parameters()], [p for net in average for p in net.parameters()]
+        online: list[th.Tensor] = [*self.policy_net.parameters(), *self.features_extractor.parameters()]
+        return online, [*self.policy_net_average.parameters(), *self.features_extractor_average.parameters()]
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> th.Tensor:
         """
@@ -441,8 +433,6 @@ class DAIPolicy(CrashSafePolicy):
         if deterministic and self.greedy == "average":
             features = self.scaled(self.extract_features(observation, self.features_extractor_average))
             outputs = self.policy_net_average(features)[0]
-            if not (self.action_model.reads_actions or self.has_habit_prior):
-                outputs = outputs + self._posterior(features, self.value_net_average)
         else:
             features = self.features(observation)
             outputs = self.policy_net(features)[0] if deterministic else self._outputs_to_sample(features)
@@ -467,18 +457,8 @@ class DAIPolicy(CrashSafePolicy):
         deliberate = th.rand(len(features), 1, device=features.device) < self.deliberation
         if not deliberate.any():
             return self.policy_net(features)[0]
-        posterior = self._posterior(features, self.value_net)
+        posterior = -self.precision * self.efe(features).total(self.head_weights).flatten(start_dim=1)
         return posterior if deliberate.all() else th.where(deliberate, posterior, self.policy_net(features)[0])
-
-    def _posterior(self, features: th.Tensor, net: EnsembleMLP) -> th.Tensor:
-        """
-        :param features: shape (batch, features_dim)
-        :param net: the value net, or a copy of it
-        :return: logarithms of softmax(-precision G(s,.)), up to a constant, for actions that can be counted, shape
-            (batch, policy_dim)
-        """
-        efe: Any = self.action_model.efe(net, features, len(VALUE_HEADS), self._known_efe(features))
-        return -self.precision * efe.total(self.head_weights).flatten(start_dim=1)
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
         """
@@ -553,7 +533,6 @@ class DAIPolicy(CrashSafePolicy):
                 deliberation=self.deliberation,
                 lr_multipliers=self.lr_multipliers,
                 action_precision=self.action_precision,
-                has_habit_prior=self.has_habit_prior,
                 features_extractor_class=self.features_extractor_class,
                 features_extractor_kwargs=self.features_extractor_kwargs,
                 optimizer_class=self.optimizer_class,
