@@ -92,7 +92,7 @@ def test_a_worse_reward_raises_g():
 
 
 def test_a_policy_step_lowers_the_expected_efe():
-    model = DAI("MlpPolicy", Chain(), precision=5.0, gamma=0.9, seed=0, policy_kwargs=SMALL, device="cpu")
+    model = DAI("MlpPolicy", Chain(), precision=5.0, gamma=0.9, tau=0.02, seed=0, policy_kwargs=SMALL, device="cpu")
     filled(model).train(gradient_steps=300, batch_size=64)
     # With the values held still, the policy alone moves
     for group in model.policy.optimizer.param_groups:

@@ -26,7 +26,7 @@ from sb3_dai.replay import sample_transitions
 def test_three_lines_train_and_log(capsys, make_env):
     model = DAI("MlpPolicy", make_env(), verbose=1, seed=0, device="cpu").learn(150, log_interval=1)
     assert model.num_timesteps == 150
-    assert model._n_updates == 2 * (150 - 100)
+    assert model._n_updates == 4 * (150 - 100)
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("Using", "Wrapping the env", "ep_rew_mean", "value_loss"))
 
