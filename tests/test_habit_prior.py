@@ -88,12 +88,14 @@ def test_a_function_gets_what_the_features_extractor_gets(monkeypatch, observati
 
     policy = policy_for(observation_space)
     model = make(SampledEnv(observation_space, DISCRETE), policy, habit_prior=habit_prior, precision=2.0, seed=0)
-    inputs = spy(monkeypatch, model.policy.features_extractor, "forward")
+    # A vector is its own features
+    plain = observation_space == VECTOR
+    inputs = spy(monkeypatch, *((model.policy, "extract_features") if plain else (model.policy.features_extractor, "forward")))
     divergences = spy(monkeypatch, fe, "policy_divergence")
     model.learn(60)
     assert len(seen) > 1
     assert divergences[-1][0][3].shape == (32, 1, 3)
-    (extracted,), _ = inputs[-1]
+    (extracted, *_), _ = inputs[-1]
     # But for the axis that SB3's buffers add to numbered states
     parts = zip(*(x.values() if isinstance(x, dict) else [x] for x in (extracted, seen[-1])), strict=True)
     assert any(len(theirs) == 32 for theirs in (seen[-1].values() if isinstance(seen[-1], dict) else [seen[-1]]))

@@ -20,6 +20,7 @@ from helpers import (
     state_of,
 )
 from stable_baselines3 import DQN
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 from worlds import BOX, DISCRETE, IMAGE, VECTOR, SampledEnv
@@ -245,3 +246,14 @@ def test_arguments_stand_where_those_of_dqn_stand():
     assert common == [name for name in ours if name in theirs]
     assert [*inspect.signature(DAI.learn).parameters] == [*inspect.signature(DQN.learn).parameters]
     assert inspect.signature(DAI.learn).parameters["tb_log_name"].default == "DAI"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8, np.int64], ids=lambda dtype: dtype.__name__)
+def test_vectors_are_read_as_stable_baselines_reads_them(dtype):
+    space = spaces.Box(0, 200, (3,), dtype)
+    policy = make(SampledEnv(space), seed=0).policy
+    obs, _ = policy.obs_to_tensor(np.array([space.sample() for _ in range(4)]))
+    theirs = BaseModel.extract_features(policy, obs, policy.features_extractor)
+    assert policy.reads_vectors and theirs.dtype == th.float32
+    th.testing.assert_close(policy.extract_features(obs), theirs, rtol=0.0, atol=0.0)
+    assert not make(SampledEnv(spaces.Box(0, 1, (2, 3), dtype)), seed=0).policy.reads_vectors
