@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from sb3_dai.dai import DAI
+from sb3_dai.preference_learning import LearnedPreference
+from sb3_dai.preferences import GaussianPreference, RewardPreference
 
 if TYPE_CHECKING:
     import optuna
@@ -105,20 +107,23 @@ def hyperparams_file(name: str) -> Path:
     """
     package = Path(__file__).parent
     folder = package / "hyperparams"
-    paths = [(folder if folder.is_dir() else package.parent / "hyperparams") / f"{name}{end}" for end in (".yml", ".py")]
-    return next((path for path in paths if path.is_file()), paths[0])
+    return (folder if folder.is_dir() else package.parent / "hyperparams") / f"{name}.yml"
 
 
 def read_hyperparams(path: Path) -> dict[str, Any]:
     """
-    :param path: a file of the Zoo's, in YAML or, where it needs objects, in Python
-    :return: its entries, by environment
+    :param path: a hyperparameter file of this project
+    :return: its entries, by environment, with preferences as objects: the file has expressions, as the Zoo's have for
+        ``policy_kwargs``
     """
-    if path.suffix == ".py":
-        return runpy.run_path(str(path))["hyperparams"]
     import yaml
 
-    return yaml.safe_load(path.read_text())
+    entries = yaml.safe_load(path.read_text())
+    names = {kind.__name__: kind for kind in (GaussianPreference, LearnedPreference, RewardPreference)}
+    for entry in entries.values():
+        if "preference" in entry:
+            entry["preference"] = eval(entry["preference"], dict(names))
+    return entries
 
 
 def hyperparams_module(name: str, entries: dict[str, Any]) -> str:

@@ -68,7 +68,7 @@ def hyperparameters(agent: str, env_id: str) -> dict[str, Any]:
     algo, _, conf = agent.partition(":")
     if conf == "default":
         return {"policy": "MlpPolicy", "n_timesteps": 1}
-    if conf.endswith((".yml", ".py")):
+    if conf.endswith(".yml"):
         paths = [Path(conf)]
     elif algo == "dai":
         paths = [hyperparams_file(conf or "dai")]

@@ -171,7 +171,7 @@ def test_module_runs_from_any_folder(logs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("env_id", list(zoo.read_hyperparams(zoo.hyperparams_file("goals"))))
-def test_goals_are_objects_of_a_file_in_python(run: Run, tmp_path: Path, env_id: str) -> None:
+def test_goals_are_objects(run: Run, tmp_path: Path, env_id: str) -> None:
     run("train", "--algo", "dai", "--env", env_id, "-n", "110", "--eval-freq", "-1", "-f", str(tmp_path), "-conf", "goals")
     trained = DAI.load(next(tmp_path.glob("dai/**/*.zip")))
     entry = zoo.read_hyperparams(zoo.hyperparams_file("goals"))[env_id]
