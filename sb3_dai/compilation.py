@@ -98,18 +98,6 @@ class _Call(nn.Module):
         return self.function(*args)
 
 
-def _leaves(value: Any) -> list[Any]:
-    """
-    :param value: tensors and constants in tuples and dictionaries, which have the same keys each time
-    :return: the tensors and constants, in order (as torch's own, whose hashes take longer than some of the kernels)
-    """
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    if not isinstance(value, tuple):
-        return [value]
-    return [leaf for part in value for leaf in ((part,) if isinstance(part, th.Tensor) else _leaves(part))]
-
-
 class CompiledUpdate:
     """
     One gradient step of an agent. Its Python runs once, on stand-ins, to record what it does to tensors; TorchInductor makes
@@ -141,13 +129,13 @@ class CompiledUpdate:
         """
         if self.failed:
             return self.model._update(given)
-        leaves = _leaves(given)
+        leaves, spec = pytree.tree_flatten(given)
         # A tensor in two places is one input
         inputs = list({id(leaf): leaf for leaf in leaves if isinstance(leaf, th.Tensor)}.values())
         place = {id(tensor): i for i, tensor in enumerate(inputs)}
         form = tuple((place[id(x)], x.shape, x.stride(), x.dtype) if isinstance(x, th.Tensor) else x for x in leaves)
         automatic = self.model.precision == "auto", self.model.epistemic_weight == "auto"
-        key = (form, automatic, *(getattr(self.model, name) for name in SETTINGS))
+        key = (spec, form, automatic, *(getattr(self.model, name) for name in SETTINGS))
         # Adam makes the state of a parameter at its first step, and loading a model replaces all states
         if self.adam_states is not self.model.policy.optimizer.state:
             self.adam_states = self.model.policy.optimizer.state
@@ -231,14 +219,8 @@ class CompiledUpdate:
             found = [optimizer.state.get(parameter) if inside else None for parameter in model.learned_parameters]
             return [AdamState(s["step"], s["exp_avg"], s["exp_avg_sq"]) if s else None for s in found]
 
-        rates: dict[float, th.Tensor] = {}
-
         def rates_now() -> list[th.Tensor]:
-            now = [group["lr"] for group in optimizer.param_groups]
-            if any(rate not in rates for rate in now):
-                rates.clear()
-                rates.update({rate: th.tensor(rate, device=model.device) for rate in now})
-            return [rates[rate] for rate in now]
+            return [th.tensor(group["lr"], device=model.device) for group in optimizer.param_groups]
 
         def flat_state() -> list[th.Tensor]:
             return [*nets_by_name.values(), *(tensor for state in states_now() if state is not None for tensor in state)]

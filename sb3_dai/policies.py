@@ -168,8 +168,9 @@ class DAIPolicy(CrashSafePolicy):
                 f"observation_space={self.observation_space}: {name} cannot read it ({error}). Wrap the environment to rename "
                 "its keys or resize its images (to 36x36 at least), or give another features_extractor_class in policy_kwargs."
             ) from error
-        # Nothing is left to extract of them
-        self.reads_vectors = self.features_extractor_class is FlattenExtractor and self._is_vector(self.observation_space)
+        # Plain vectors of numbers, of which nothing is left to extract
+        vectors = isinstance(self.observation_space, spaces.Box) and len(self.observation_space.shape) == 1
+        self.reads_vectors = vectors and self.features_extractor_class is FlattenExtractor
         features_dim = self.features_extractor.features_dim
         self.action_model = action_model(self.action_space)
         self.action_dtype = th.as_tensor(np.empty(0, self.action_space.dtype)).dtype
@@ -241,14 +242,6 @@ class DAIPolicy(CrashSafePolicy):
             lr=learning_rate,  # type: ignore[call-arg]
             **self.optimizer_kwargs,
         )
-
-    @staticmethod
-    def _is_vector(space: spaces.Space) -> bool:
-        """
-        :param space: of observations
-        :return: whether they are plain vectors of numbers
-        """
-        return isinstance(space, spaces.Box) and len(space.shape) == 1
 
     @property
     def precision(self) -> th.Tensor:

@@ -113,7 +113,7 @@ def microseconds(function: Callable[[], Any], n_calls: int) -> float:
 
 def gradient_step_time(model: Any, n_steps: int) -> float:
     """
-    :param model: what to train, with two gradient steps a call as DAI's defaults do
+    :param model: what to train, with two gradient steps a call
     :param n_steps: number of gradient steps
     :return: microseconds of one
     """

@@ -131,6 +131,15 @@ def test_looks_are_not_on_the_clock():
     assert clock.results()["seconds"] < 0.3
 
 
+def test_the_clock_looks_at_its_interval():
+    looks = []
+    clock = Clock(lambda: looks.append(clock.num_timesteps) or 0.0, 1.0, every=3)
+    clock._on_training_start()
+    for clock.num_timesteps in range(1, 11):
+        clock._on_step()
+    assert looks == [3, 6, 9]
+
+
 def test_the_bandit_is_found_and_the_variant_is_recorded():
     result = run("dai", "sb3_dai/Bandit-v0", 300, 0, n_eval_episodes=1, params={"precision": 5.0}, variant="sharp")
     assert result["variant"] == "sharp" and result["params"] == {"precision": 5.0}

@@ -5,14 +5,17 @@ from torch import nn
 from sb3_dai.networks import BatchedLinear, BatchedTable, EnsembleMLP, RunningNorm, RunningPeak, averaging_rate, clipped
 
 
+@pytest.mark.parametrize("n_members", [1, 3])
 @pytest.mark.parametrize("layer_norm", [True, False])
-def test_members_are_ordinary_perceptrons(layer_norm):
+def test_members_are_ordinary_perceptrons(layer_norm, n_members):
     """Member k of the batched product equals a Sequential of torch's own layers with its weights."""
-    ensemble = EnsembleMLP(3, 4, 2, [8, 8], nn.Tanh, layer_norm)
+    ensemble = EnsembleMLP(n_members, 4, 2, [8, 8], nn.Tanh, layer_norm)
+    for parameter in ensemble.parameters():
+        nn.init.normal_(parameter)
     inputs = th.randn(5, 4)
     outputs = ensemble(inputs)
-    assert outputs.shape == (3, 5, 2)
-    for k in range(3):
+    assert outputs.shape == (n_members, 5, 2)
+    for k in range(n_members):
         hidden = inputs
         for layer in ensemble.layers:
             if isinstance(layer, nn.Tanh):
