@@ -10,6 +10,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_dai.products import WideProduct, pays
+
 
 class BatchedLinear(nn.Module):
     """
@@ -32,6 +34,8 @@ class BatchedLinear(nn.Module):
         :param inputs: shape (n_members, batch, input_dim)
         :return: shape (n_members, batch, output_dim)
         """
+        if pays(inputs, self.weight):
+            return WideProduct.apply(self.bias, inputs, self.weight)
         return th.baddbmm(self.bias, inputs, self.weight)
 
 

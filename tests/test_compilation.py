@@ -12,6 +12,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_dai import DAI
 from sb3_dai.compilation import AdamState, adam_step, is_plain_adam
+from sb3_dai.products import WIDE
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
@@ -75,9 +76,13 @@ def test_compiled_update_is_the_update():
 
 
 @needs_compiler
-def test_another_optimizer_stays_outside():
-    """Random numbers, those of Box actions, are the same in both."""
-    kwargs = dict(policy_kwargs=dict(net_arch=[16], optimizer_class=th.optim.RMSprop), target_update_interval=3)
+@pytest.mark.parametrize(
+    ("net_arch", "batch_size"), [([16], 32), pytest.param([256, 256], WIDE // 256**2, marks=pytest.mark.slow)]
+)
+def test_another_optimizer_stays_outside(net_arch, batch_size):
+    """Random numbers, those of Box actions, are the same in both; so are products of wide matrices."""
+    policy_kwargs = dict(net_arch=net_arch, optimizer_class=th.optim.RMSprop)
+    kwargs = dict(policy_kwargs=policy_kwargs, target_update_interval=3, batch_size=batch_size)
     plain, compiled = (trained(compile, "Pendulum-v1", steps=8, **kwargs) for compile in (False, True))
     assert len(compiled._compiled_update.graphs) == 1
     assert_alike(plain, compiled)
