@@ -63,6 +63,9 @@ def measured(runs: list[Run], threshold: float | None, window: int) -> dict[str,
         cells[f"steps to {threshold:g} over {window} episodes, median"] = median_reached(reached)
     if "solved_at" in runs[0]:
         cells["solved at episode, median"] = median_reached([run["solved_at"] for run in runs])
+    if "solved_seconds" in runs[0]:
+        cells["solved at step, median"] = median_reached([run["solved_steps"] for run in runs])
+        cells["after seconds, median"] = median_reached([run["solved_seconds"] for run in runs])
     if "optimal_from" in runs[0]:
         cells["optimal from step, median"] = median_reached([run["optimal_from"] for run in runs])
     if "right_probability" in runs[0]:

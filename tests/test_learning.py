@@ -94,7 +94,7 @@ def test_ten_choices_at_once():
     assert score(model, ManyChoices()) >= 18
 
 
-@pytest.mark.parametrize("strategy", ["future", "final"])
+@pytest.mark.parametrize("strategy", ["future", pytest.param("final", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
 def test_bit_flipping_with_hindsight(continuous, strategy):
     env = BitFlippingEnv(n_bits=4, continuous=continuous)
