@@ -243,7 +243,9 @@ class CompiledUpdate:
         th.set_rng_state(random_state)
         # Without an environment of shapes, even of constant ones, TorchInductor does not use its cache
         context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))
-        with th.no_grad(), context, th._inductor.config.patch(fallback_random=True, size_asserts=False):
+        # Random numbers are torch's own, and what calls the kernels is C++ as they are
+        options = {"fallback_random": True, "size_asserts": False, "cpp_wrapper": True}
+        with th.no_grad(), context, th._inductor.config.patch(options):
             compiled: Callable[..., Any] = compile_fx(graph, flat)  # type: ignore[assignment]
 
         # Loading a model replaces the optimizer's state, and nothing else does
