@@ -20,6 +20,10 @@ SETTINGS = (
 """Constants of a compiled update: another value is another graph."""
 
 
+NORMS = {th.ops.aten._foreach_norm.Scalar: lambda tensors: [tensor.square().sum().sqrt() for tensor in tensors]}
+"""A call for each tensor's norm costs more than the arithmetic."""
+
+
 class UpdateInputs(NamedTuple):
     """All that a gradient step reads beside the nets and what is set at the agent's construction."""
 
@@ -235,18 +239,24 @@ class CompiledUpdate:
             return update(nets, states, [next(rest) for _ in range(n_rates)], [next(rest) for _ in range(n_inputs)])
 
         flat = [tensor.detach() for tensor in (*flat_state(), *rates_now(), *inputs)]
-        # A call for each tensor's norm costs more than the arithmetic
-        norms = {th.ops.aten._foreach_norm.Scalar: lambda tensors: [tensor.square().sum().sqrt() for tensor in tensors]}
-        random_state = th.get_rng_state()
-        with th.enable_grad():
-            graph = make_fx(flat_update, norms, tracing_mode="fake")(*flat)
-        th.set_rng_state(random_state)
-        # Without an environment of shapes, even of constant ones, TorchInductor does not use its cache
-        context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))
-        # Random numbers are torch's own, and what calls the kernels is C++ as they are
-        options = {"fallback_random": True, "size_asserts": False, "cpp_wrapper": True}
-        with th.no_grad(), context, th._inductor.config.patch(options):
-            compiled: Callable[..., Any] = compile_fx(graph, flat)  # type: ignore[assignment]
+
+        def compiled_with(options: dict[str, Any]) -> Callable[..., Any]:
+            random_state = th.get_rng_state()
+            with th.enable_grad():
+                graph = make_fx(flat_update, NORMS, tracing_mode="fake")(*flat)
+            th.set_rng_state(random_state)
+            # Without an environment of shapes, even of constant ones, TorchInductor does not use its cache
+            context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))
+            # Random numbers are torch's own
+            config = th._inductor.config.patch(fallback_random=True, size_asserts=False, **options)
+            with th.no_grad(), context, config:
+                return compile_fx(graph, flat)  # type: ignore[return-value]
+
+        try:
+            # What calls the kernels is C++ as well. Before torch 2.11 that cannot be had of such a graph
+            compiled = compiled_with({"cpp_wrapper": model.device.type == "cpu"})
+        except Exception:
+            compiled = compiled_with({})
 
         # Loading a model replaces the optimizer's state, and nothing else does
         known: list[Any] = [optimizer.state, flat_state()]

@@ -10,7 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_dai.products import WideProduct, pays
+from sb3_dai.products import batched_product, pays
 
 
 class BatchedLinear(nn.Module):
@@ -35,7 +35,7 @@ class BatchedLinear(nn.Module):
         :return: shape (n_members, batch, output_dim)
         """
         if pays(inputs, self.weight):
-            return WideProduct.apply(self.bias, inputs, self.weight)
+            return batched_product(inputs, self.weight) + self.bias
         return th.baddbmm(self.bias, inputs, self.weight)
 
 

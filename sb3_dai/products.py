@@ -1,8 +1,9 @@
-"""Products of wide matrices. Torch's are of MKL, half as fast as oneDNN's where the processor is not of Intel."""
+"""Products of wide matrices by oneDNN. Torch's are MKL's, which on an AMD processor with AVX-512 take twice as long."""
 
 import contextlib
 import ctypes
 import functools
+import os
 from typing import Any
 
 import torch as th
@@ -13,12 +14,17 @@ WIDE = 2**22
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h."""
 
+MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
+"""Who has set one of them has decided about memory."""
+
+HAS_ONEDNN = th.backends.mkldnn.is_available() and hasattr(th.ops.mkldnn, "_linear_pointwise")
+
 
 def pays(inputs: th.Tensor, weight: th.Tensor) -> bool:
     """
     :param inputs: shape (n_members, batch, input_dim)
     :param weight: shape (n_members, input_dim, output_dim)
-    :return: whether ``WideProduct`` can be had, and is the faster
+    :return: whether to take ``batched_product``
     """
     batch = inputs.shape[1]
     return (
@@ -26,7 +32,7 @@ def pays(inputs: th.Tensor, weight: th.Tensor) -> bool:
         and batch * weight.shape[1] * weight.shape[2] >= WIDE
         and inputs.device.type == "cpu"
         and inputs.dtype == weight.dtype == th.float32
-        and th.backends.mkldnn.is_available()
+        and HAS_ONEDNN
         and bool(th.backends.mkldnn.enabled)
     )
 
@@ -35,66 +41,52 @@ def pays(inputs: th.Tensor, weight: th.Tensor) -> bool:
 def keep_freed_memory() -> None:
     """
     Let the C library keep up to 256 MiB of what is freed. glibc's gives the system back what a gradient step of wide nets has
-    used and gets it again, page by page, for the next one: up to a quarter of the time. Others do as they did.
+    used and gets it again, page by page, for the next one: up to a quarter of the time. Other libraries do as they did, and so
+    does glibc where one of ``MALLOC_VARIABLES`` is set.
     """
+    if any(name in os.environ for name in MALLOC_VARIABLES):
+        return
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, 2**28)
         mallopt(M_MMAP_THRESHOLD, 2**25)
 
 
-def batched_product(left: th.Tensor, right: th.Tensor) -> th.Tensor:
-    """
-    :param left: shape (n_members, n, k)
-    :param right: shape (n_members, k, m)
-    :return: their matrix products, shape (n_members, n, m). Both may be transposed: no copy is made.
-    """
+def _batched_product(left: th.Tensor, right: th.Tensor) -> th.Tensor:
     keep_freed_memory()
     linear = th.ops.mkldnn._linear_pointwise
     found = [linear(one, other.T, None, "none", [], "") for one, other in zip(left, right, strict=True)]
     return th.stack(found) if len(found) > 1 else found[0].unsqueeze(0)
 
 
+def _setup_context(ctx: Any, inputs: tuple[th.Tensor, th.Tensor], output: th.Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gradients(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, th.Tensor | None]:
+    left, right = ctx.saved_tensors
+    of_left, of_right = ctx.needs_input_grad
+    return (
+        batched_product(gradient, right.mT) if of_left else None,
+        batched_product(left.mT, gradient) if of_right else None,
+    )
+
+
 # An operator of its own, because TorchInductor takes oneDNN's for constant weights alone
-_library = th.library.Library("sb3_dai", "DEF")
-_library.define("batched_product(Tensor left, Tensor right) -> Tensor")
-_library.impl("batched_product", batched_product, "CPU")
-th.library.register_fake("sb3_dai::batched_product", th.bmm, lib=_library)
+if not hasattr(th.ops.sb3_dai, "batched_product"):
+    _library = th.library.Library("sb3_dai", "DEF")
+    _library.define("batched_product(Tensor left, Tensor right) -> Tensor")
+    _library.impl("batched_product", _batched_product, "CPU")
+    th.library.register_fake("sb3_dai::batched_product", th.bmm, lib=_library)
+    th.library.register_autograd("sb3_dai::batched_product", _gradients, setup_context=_setup_context, lib=_library)
 
 
-class WideProduct(th.autograd.Function):
-    """``baddbmm`` by oneDNN, member by member."""
+def batched_product(left: th.Tensor, right: th.Tensor) -> th.Tensor:
+    """
+    As ``torch.bmm``, member by member.
 
-    @staticmethod
-    def forward(bias: th.Tensor, inputs: th.Tensor, weight: th.Tensor) -> th.Tensor:
-        """
-        :param bias: shape (n_members, 1, output_dim)
-        :param inputs: shape (n_members, batch, input_dim)
-        :param weight: shape (n_members, input_dim, output_dim)
-        :return: shape (n_members, batch, output_dim)
-        """
-        return th.ops.sb3_dai.batched_product(inputs, weight) + bias
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[th.Tensor, th.Tensor, th.Tensor], output: th.Tensor) -> None:
-        """
-        :param ctx: keeps what ``backward`` needs
-        :param inputs: of ``forward``
-        :param output: of ``forward``
-        """
-        ctx.save_for_backward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        """
-        :param ctx: as ``setup_context`` left it
-        :param gradient: of the output, shape (n_members, batch, output_dim)
-        :return: those of ``forward``'s arguments, None where nobody asks
-        """
-        inputs, weight = ctx.saved_tensors
-        of_bias, of_inputs, of_weight = ctx.needs_input_grad
-        return (
-            gradient.sum(dim=1, keepdim=True) if of_bias else None,
-            th.ops.sb3_dai.batched_product(gradient, weight.mT) if of_inputs else None,
-            th.ops.sb3_dai.batched_product(inputs.mT, gradient) if of_weight else None,
-        )
+    :param left: shape (n_members, n, k)
+    :param right: shape (n_members, k, m). It may be transposed without a copy.
+    :return: their matrix products, shape (n_members, n, m)
+    """
+    return th.ops.sb3_dai.batched_product(left, right)

@@ -13,16 +13,19 @@ beside SBX's DQN or SAC where that is installed (extra ``sbx``).
     python scripts/benchmark_speed.py scale --out docs/results/speed_scale.json --figure docs/figures/speed.png
 
     python scripts/benchmark_speed.py memory --out docs/results/speed_memory.json
+    python scripts/benchmark_speed.py products --out docs/results/speed_products.json
 
 ``steps`` times a gradient step and one ``predict`` of one observation. All models have the same layers and batch and take
 turns, so that what else the machine does hits all of them; the ratio is the median over the turns. ``breakdown`` says where
 the time of an eager gradient step goes, ``compile`` what the first compiled one costs, ``environments`` how many steps a
-second a training run takes, ``scale`` how the cost of a gradient step grows, and ``memory`` the largest that a process gets.
+second a training run takes, ``scale`` how the cost of a gradient step grows, ``memory`` the largest that a process gets, and
+``products`` what oneDNN's matrix products take beside torch's on this processor.
 
 Read the ratios: absolute times differ from machine to machine and from run to run.
 """
 
 import argparse
+import functools
 import importlib.util
 import os
 import resource
@@ -45,6 +48,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
 from sb3_dai import DAI
+from sb3_dai.products import batched_product
 from sb3_dai.saving import write_json
 
 N_RANDOM = 1000
@@ -336,6 +340,27 @@ def scale(args: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
+def products(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    :param args: of the command line
+    :return: microseconds of a layer of five members and of its gradients, by torch and by oneDNN, and their ratio, by width;
+        batches of 256
+    """
+    results: dict[str, Any] = {}
+    for width in (64, 128, 256, 512):
+        inputs, weight, gradient = th.randn(5, 256, width), th.randn(5, width, width), th.randn(5, 256, width)
+        pairs = (inputs, weight), (gradient, weight.mT), (inputs.mT, gradient)
+        found: dict[str, list[float]] = {"torch": [], "oneDNN": []}
+        for _ in range(args.repeats):
+            for name, product in (("torch", th.bmm), ("oneDNN", batched_product)):
+                times = [microseconds(functools.partial(product, *pair), 20) for pair in pairs]
+                found[name].append(round(sum(times), 1))
+        median = {name: float(np.median(times)) for name, times in found.items()}
+        results[str(width)] = {**found, "ratio": round(median["oneDNN"] / median["torch"], 2)}
+        print(f"width {width:4d}: torch {median['torch']:8.0f} us, oneDNN {median['oneDNN']:8.0f} us", flush=True)
+    return results
+
+
 def draw(results: dict[str, Any], path: str) -> None:
     """
     :param results: of ``scale``
@@ -357,7 +382,7 @@ def draw(results: dict[str, Any], path: str) -> None:
 
 COMMANDS = {
     "steps": steps, "breakdown": breakdown, "compile": compile_times, "first": first,
-    "environments": environments, "scale": scale, "memory": memory,
+    "environments": environments, "scale": scale, "memory": memory, "products": products,
 }  # fmt: skip
 
 

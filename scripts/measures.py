@@ -66,7 +66,7 @@ def steps_to_threshold(result: dict[str, Any], threshold: float, window: int = 1
     return int(ends[points - 1 + reached[0]]) if len(reached) else None
 
 
-def median_reached(values: list[int | None]) -> str:
+def median_reached(values: Sequence[float | None]) -> str:
     """
     :param values: when each seed reached something, None if it did not
     :return: median over all seeds, with those that did not as never, and how many reached it

@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
-# Seconds from the start of a run, compiling included, until ten deterministic episodes average so much. Looked at every 1,000
-# environment steps, off the clock. DAI has the constructor's defaults; peers have RL Zoo's hyperparameters and budgets.
-# One run after the other, each on one thread: leave the machine alone meanwhile.
+# Seconds from the start of training until ten deterministic episodes average so much, looked at every 1,000 environment steps
+# and off the clock. DAI has the constructor's defaults, its peer RL Zoo's hyperparameters and budget. Each run is a process of
+# its own on one thread, and the two agents take turns. What TorchInductor does with a cached graph is on the clock; one run
+# before the others fills the cache. Leave the machine alone meanwhile.
 #
 #     bash scripts/time_to_solved.sh CartPole-v1 MountainCar-v0 Acrobot-v1 Pendulum-v1
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS=1
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
 
 for env in "$@"; do
   case "$env" in
@@ -15,9 +19,22 @@ for env in "$@"; do
     Pendulum-v1) solved=-200 dai_steps=5000 peer=sac peer_steps=20000 ;;
     *) echo "no threshold for $env" >&2; exit 1 ;;
   esac
-  name="docs/results/time_to_solved_$(echo "${env%-v*}" | tr '[:upper:]' '[:lower:]')"
-  shared=(--env "$env" --solved "$solved" --look-every 1000 --episodes 10 --seeds "${SEEDS:-100-104}" --jobs 1 --max-points 50)
-  python scripts/evaluate.py --agents dai:default --params compile=True --steps "$dai_steps" "${shared[@]}" --out "${name}_dai.json"
-  python scripts/evaluate.py --agents "$peer" --steps "$peer_steps" "${shared[@]}" --out "${name}_$peer.json"
+  run() { # NAME AGENT STEPS SEED
+    python scripts/evaluate.py --env "$env" --agents "$2" --steps "$3" --seeds "$4-$4" --solved "$solved" --look-every 1000 \
+      --episodes 10 --jobs 1 --max-points 50 --params "${@:5}" --out "$work/$env.$1.$4.json"
+  }
+  run unused dai:default 1000 0 compile=True
+  for seed in 100 101 102 103 104; do
+    run dai dai:default "$dai_steps" "$seed" compile=True
+    run peer "$peer" "$peer_steps" "$seed"
+  done
+  python - "docs/results/time_to_solved_$(echo "${env%-v*}" | tr '[:upper:]' '[:lower:]').json" "$work/$env".{dai,peer}.*.json <<'EOF'
+import json
+import sys
+from pathlib import Path
+
+runs = [run for path in sys.argv[2:] for run in json.loads(Path(path).read_text())]
+Path(sys.argv[1]).write_text("[\n" + ",\n".join(map(json.dumps, runs)) + "\n]\n")
+EOF
 done
 python scripts/report.py table docs/results/time_to_solved_*.json

@@ -105,6 +105,24 @@ def test_without_a_compiler_training_goes_on_with_one_warning(reason, monkeypatc
     assert_alike(trained(False, "CartPole-v1", **kwargs), compiled)
 
 
+def test_without_a_wrapper_in_cpp_the_kernels_are_called_from_python(monkeypatch):
+    wrappers = []
+
+    def compile_fx(graph, inputs):
+        """As of a torch that cannot: what it gives back is not compiled, and runs."""
+        wrappers.append(th._inductor.config.cpp_wrapper)
+        if wrappers[-1]:
+            raise AssertionError("doesn't match mode")
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", compile_fx)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="compile=True")
+        compiled = trained(True, "CartPole-v1")
+    assert wrappers == [True, False] and len(compiled._compiled_update.graphs) == 1
+    assert_alike(trained(False, "CartPole-v1"), compiled)
+
+
 class Normalised(FlattenExtractor):
     """Has running statistics that the target copies."""
 

@@ -1,16 +1,19 @@
 import ctypes
+import os
+import platform
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch as th
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from sb3_dai import DAI
+from sb3_dai import DAI, products
 from sb3_dai.networks import BatchedLinear
-from sb3_dai.products import WIDE, WideProduct, batched_product, keep_freed_memory, pays
+from sb3_dai.products import HAS_ONEDNN, MALLOC_VARIABLES, WIDE, batched_product, keep_freed_memory, pays
 
-pytestmark = pytest.mark.skipif(not th.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
+pytestmark = pytest.mark.skipif(not HAS_ONEDNN, reason="torch has no oneDNN here")
 
 
 @pytest.mark.parametrize("n_members", [1, 3])
@@ -27,15 +30,40 @@ def test_the_product_and_its_gradients_are_those_of_baddbmm(n_members):
         th.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5 * float(reference.detach().abs().max()))
 
 
-@pytest.mark.parametrize("asked", [0, 1, 2])
+@pytest.mark.parametrize("asked", [0, 1])
 def test_only_what_is_asked_for_is_multiplied(asked):
-    """By hand: the output's gradient is one everywhere, the inputs are 2 and the weights 3."""
+    """By hand: the product's gradient is one everywhere, the left matrices are 2 and the right ones 3."""
     tensors = th.full((2, 8, 5), 2.0), th.full((2, 5, 4), 3.0)
-    context = SimpleNamespace(saved_tensors=tensors, needs_input_grad=[i == asked for i in range(3)])
-    found = WideProduct.backward(context, th.ones(2, 8, 4))
+    context = SimpleNamespace(saved_tensors=tensors, needs_input_grad=[i == asked for i in range(2)])
+    found = products._gradients(context, th.ones(2, 8, 4))
     assert [gradient is not None for gradient in found] == context.needs_input_grad
-    expected = [th.full((2, 1, 4), 8.0), th.full((2, 8, 5), 12.0), th.full((2, 5, 4), 16.0)]
+    expected = [th.full((2, 8, 5), 12.0), th.full((2, 5, 4), 16.0)]
     th.testing.assert_close(found[asked], expected[asked])
+
+
+def test_gradients_have_gradients():
+    tensors = [th.randn(2, 8, 5, requires_grad=True), th.randn(2, 5, 4, requires_grad=True)]
+    second = []
+    for function in (batched_product, th.bmm):
+        first = th.autograd.grad(function(*tensors).square().sum(), tensors, create_graph=True)
+        second.append(th.autograd.grad(sum(gradient.square().sum() for gradient in first), tensors))
+    for ours, reference in zip(*second, strict=True):
+        th.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4 * float(reference.abs().max()))
+
+
+def test_it_is_recorded_as_a_compiler_does():
+    layer, inputs = BatchedLinear(2, 256, 256), th.randn(2, 64, 256)
+
+    def gradient(weight, bias, inputs):
+        leaf = weight.detach().requires_grad_()
+        outputs = th.func.functional_call(layer, {"weight": leaf, "bias": bias}, inputs)
+        return outputs, *th.autograd.grad(outputs.square().sum(), leaf)
+
+    given = layer.weight.detach(), layer.bias.detach(), inputs
+    graph = make_fx(gradient, tracing_mode="fake")(*given)
+    assert [str(node.target) for node in graph.graph.nodes].count("sb3_dai.batched_product.default") == 2
+    for ours, reference in zip(graph(*given), gradient(*given), strict=True):
+        th.testing.assert_close(ours, reference)
 
 
 def test_transposed_matrices():
@@ -75,7 +103,7 @@ def test_an_agent_of_wide_nets_learns_what_it_learnt_without():
         th.testing.assert_close(one, other, rtol=0.0, atol=5e-3)  # Adam divides a gradient by its size: rounding is seen
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_is_kept():
     """A process that allocates and frees 8 MiB again and again takes its pages from the system once."""
     program = """
@@ -95,9 +123,18 @@ before = page_faults()
 keep_freed_memory()
 assert page_faults() < 0.1 * before, before
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    environ = {name: value for name, value in os.environ.items() if name not in MALLOC_VARIABLES}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environ)
 
 
 def test_a_library_without_that_setting(monkeypatch):
+    for name in MALLOC_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    keep_freed_memory.__wrapped__()
+
+
+def test_who_decided_about_memory_is_heard(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("asked for the C library"))
     keep_freed_memory.__wrapped__()
