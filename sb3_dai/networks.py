@@ -8,7 +8,6 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
-from torch.nn import functional as F
 
 from sb3_dai.products import batched_product, pays
 
@@ -28,13 +27,14 @@ class BatchedLinear(nn.Module):
         bound = 1.0 / math.sqrt(max(input_dim, 1))
         self.weight = nn.Parameter(th.empty(n_members, input_dim, output_dim).uniform_(-bound, bound))
         self.bias = nn.Parameter(th.empty(n_members, 1, output_dim).uniform_(-bound, bound))
+        self.n_weights = input_dim * output_dim
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """
         :param inputs: shape (n_members, batch, input_dim)
         :return: shape (n_members, batch, output_dim)
         """
-        if pays(inputs, self.weight):
+        if pays(inputs, self.n_weights):
             return batched_product(inputs, self.weight) + self.bias
         return th.baddbmm(self.bias, inputs, self.weight)
 
@@ -73,6 +73,7 @@ class BatchedLayerNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(th.ones(n_members, 1, dim))
         self.bias = nn.Parameter(th.zeros(n_members, 1, dim))
+        self.shape = (dim,)
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """
@@ -80,8 +81,8 @@ class BatchedLayerNorm(nn.Module):
         :return: same shape
         """
         if len(inputs) == 1:  # Of one member it is torch's, in one call
-            return th.layer_norm(inputs, inputs.shape[-1:], self.weight.flatten(), self.bias.flatten())
-        return th.addcmul(self.bias, F.layer_norm(inputs, inputs.shape[-1:]), self.weight)
+            return th.layer_norm(inputs, self.shape, self.weight.view(-1), self.bias.view(-1))
+        return th.addcmul(self.bias, th.layer_norm(inputs, self.shape), self.weight)
 
 
 class EnsembleMLP(nn.Module):

@@ -20,18 +20,18 @@ MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_T
 HAS_ONEDNN = th.backends.mkldnn.is_available() and hasattr(th.ops.mkldnn, "_linear_pointwise")
 
 
-def pays(inputs: th.Tensor, weight: th.Tensor) -> bool:
+def pays(inputs: th.Tensor, n_weights: int) -> bool:
     """
     :param inputs: shape (n_members, batch, input_dim)
-    :param weight: shape (n_members, input_dim, output_dim)
+    :param n_weights: input_dim times output_dim
     :return: whether to take ``batched_product``
     """
     batch = inputs.shape[1]
     return (
         type(batch) is int  # An exported policy is for batches of any size
-        and batch * weight.shape[1] * weight.shape[2] >= WIDE
+        and batch * n_weights >= WIDE
         and inputs.device.type == "cpu"
-        and inputs.dtype == weight.dtype == th.float32
+        and inputs.dtype == th.float32
         and HAS_ONEDNN
         and bool(th.backends.mkldnn.enabled)
     )
