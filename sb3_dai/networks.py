@@ -27,7 +27,7 @@ class BatchedLinear(nn.Module):
         bound = 1.0 / math.sqrt(max(input_dim, 1))
         self.weight = nn.Parameter(th.empty(n_members, input_dim, output_dim).uniform_(-bound, bound))
         self.bias = nn.Parameter(th.empty(n_members, 1, output_dim).uniform_(-bound, bound))
-        self.n_weights = input_dim * output_dim
+        self.n_weights = self.weight[0].numel()
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """
