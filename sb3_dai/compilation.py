@@ -252,10 +252,13 @@ class CompiledUpdate:
             with th.no_grad(), context, config:
                 return compile_fx(graph, flat)  # type: ignore[return-value]
 
+        # On a CPU what calls the kernels is C++ as well. Before torch 2.11 that cannot be had of such a graph
+        options = {"cpp_wrapper": True} if model.device.type == "cpu" else {}
         try:
-            # What calls the kernels is C++ as well. Before torch 2.11 that cannot be had of such a graph
-            compiled = compiled_with({"cpp_wrapper": model.device.type == "cpu"})
+            compiled = compiled_with(options)
         except Exception:
+            if not options:
+                raise
             compiled = compiled_with({})
 
         # Loading a model replaces the optimizer's state, and nothing else does

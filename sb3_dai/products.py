@@ -41,7 +41,7 @@ def pays(inputs: th.Tensor, n_weights: int) -> bool:
 def keep_freed_memory() -> None:
     """
     Let the C library keep up to 256 MiB of what is freed. glibc's gives the system back what a gradient step of wide nets has
-    used and gets it again, page by page, for the next one: up to a quarter of the time. Other libraries do as they did, and so
+    used and gets it again, page by page, for the next one: up to a quarter of its time. Other libraries do as they did, and so
     does glibc where one of ``MALLOC_VARIABLES`` is set.
     """
     if any(name in os.environ for name in MALLOC_VARIABLES):

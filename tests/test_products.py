@@ -1,10 +1,12 @@
 import ctypes
+import importlib
 import os
 import platform
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch as th
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -66,6 +68,11 @@ def test_it_is_recorded_as_a_compiler_does():
         th.testing.assert_close(ours, reference)
 
 
+def test_the_module_can_be_loaded_again():
+    left, right = th.randn(2, 5, 3), th.randn(2, 3, 4)
+    th.testing.assert_close(importlib.reload(products).batched_product(left, right), th.bmm(left, right))
+
+
 def test_transposed_matrices():
     left, right = th.randn(2, 5, 3), th.randn(2, 4, 5)
     th.testing.assert_close(batched_product(left.mT, right.mT), th.bmm(left.mT, right.mT))
@@ -77,6 +84,12 @@ def test_transposed_matrices():
 def test_where_it_pays(batch, dtype, expected):
     assert WIDE == 64 * 256**2
     assert pays(th.zeros(1, batch, 256, dtype=dtype), 256**2) == expected
+
+
+def test_spaces_have_sizes_in_bytes():
+    """The largest signed byte is 127."""
+    layer = BatchedLinear(1, np.int8(100), 2**16)
+    assert layer.n_weights == 100 * 2**16 and pays(th.zeros(1, 1, 100), layer.n_weights)
 
 
 def test_an_exported_layer_takes_any_batch():
