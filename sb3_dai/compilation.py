@@ -1,7 +1,8 @@
 """The whole update of the nets as one compiled function: losses, gradients, clipping, Adam and the targets."""
 
+import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch as th
@@ -9,16 +10,12 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from sb3_dai.checks import check_losses
+from sb3_dai.packing import Packed
+from sb3_dai.products import products_of_our_own
 from sb3_dai.replay import TransitionBatch
 
 if TYPE_CHECKING:
     from sb3_dai.dai import DAI
-
-SETTINGS = (
-    "gamma", "tau", "max_grad_norm", "preference_weight", "epistemic_gamma", "bootstrap_entropy", "target_update_interval",
-)  # fmt: skip
-"""Constants of a compiled update: another value is another graph."""
-
 
 NORMS = {th.ops.aten._foreach_norm.Scalar: lambda tensors: [tensor.square().sum().sqrt() for tensor in tensors]}
 """A call for each tensor's norm costs more than the arithmetic."""
@@ -60,6 +57,7 @@ def adam_step(
     betas: tuple[float, float],
     eps: float,
     apply: th.Tensor,
+    corrections: th.Tensor | None = None,
 ) -> None:
     """
     Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), in place.
@@ -71,12 +69,14 @@ def adam_step(
     :param betas: decays of the running means
     :param eps: added to the denominator
     :param apply: whether to do it, shape ()
+    :param corrections: 1 - beta^step of both means, shape (2,): a kernel would take the power for each number
     """
     step = state.step + 1.0
+    of_mean, of_square = [1.0 - beta**step for beta in betas] if corrections is None else corrections.unbind()
     mean = state.exp_avg.lerp(gradient, 1.0 - betas[0])
     square = state.exp_avg_sq * betas[1] + gradient.square() * (1.0 - betas[1])
-    root = square.sqrt() / (1.0 - betas[1] ** step).sqrt() + eps
-    moved = parameter - learning_rate / (1.0 - betas[0] ** step) * mean / root
+    root = square.sqrt() / of_square.sqrt() + eps
+    moved = parameter - learning_rate / of_mean * mean / root
     for old, new in zip((parameter, *state), (moved, step, mean, square), strict=True):
         old.copy_(th.where(apply, new, old))
 
@@ -90,6 +90,67 @@ def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
     return type(optimizer) is th.optim.Adam and not any(group[name] for group in optimizer.param_groups for name in variants)
 
 
+class PackedNets:
+    """
+    The nets that learn, their followers and what Adam keeps of them, each as one tensor: an update is then one kernel on few
+    inputs, instead of one for each layer.
+
+    :param model: the agent
+    """
+
+    def __init__(self, model: "DAI") -> None:
+        policy, optimizer = model.policy, model.policy.optimizer
+        online, target = policy.target_pairs()
+        averaged, average = policy.average_pairs()
+        first = {id(parameter) for parameter in online}
+        self.nets = Packed([*online, *(p for p in policy.net_parameters() if id(p) not in first)])
+        self.target, self.average = Packed(target, online), Packed(average, averaged)
+        states = [optimizer.state[parameter] for parameter in self.nets.tensors]
+        adam = [Packed([state["step"] for state in states])]
+        adam += [Packed([state[name] for state in states], self.nets.tensors) for name in ("exp_avg", "exp_avg_sq")]
+        self.nets_and_followers = [self.nets, self.target, self.average]
+        self.parts = [*self.nets_and_followers, *adam]
+        self.first_step = adam[0].flat[:1]
+        self.betas, self.eps = optimizer.param_groups[0]["betas"], optimizer.param_groups[0]["eps"]
+        self.betas_tensor = th.tensor(self.betas, device=model.device)
+        # Of those that have a target, the last are averaged as well
+        self.n_online = len(self.target.flat)
+        self.first_averaged = self.n_online - len(self.average.flat)
+
+    def tensors(self) -> list[th.Tensor]:
+        """
+        :return: nets, targets, averages, number of steps of each layer, means of the gradient and of its square
+        """
+        if not all(packed.in_place for packed in self.nets_and_followers):
+            for packed in self.parts:
+                packed.place()
+        return [packed.flat for packed in self.parts]
+
+    def corrections(self) -> th.Tensor:
+        """
+        :return: Adam's 1 - beta^step for the next step, shape (2,)
+        """
+        return 1.0 - self.betas_tensor ** (self.first_step + 1.0)
+
+    @staticmethod
+    def possible(model: "DAI") -> bool:
+        """
+        :param model: an agent
+        :return: whether its optimizer is a plain Adam, which has trained all its nets equally often, one type of numbers
+        """
+        policy, optimizer = model.policy, model.policy.optimizer
+        online, averaged = policy.target_pairs()[0], policy.average_pairs()[0]
+        nets = [*online, *policy.net_parameters()]
+        return (
+            is_plain_adam(optimizer)
+            and len({(group["betas"], group["eps"]) for group in optimizer.param_groups}) == 1
+            and all(parameter in optimizer.state for parameter in nets)
+            and len({float(optimizer.state[parameter]["step"]) for parameter in nets}) == 1
+            and len({(parameter.dtype, parameter.device) for parameter in nets}) == 1
+            and [*map(id, averaged)] == [*map(id, online[len(online) - len(averaged) :])]
+        )
+
+
 class _Call(nn.Module):
     """A function of a policy as a module, so that torch can run it on other tensors than the policy's own."""
 
@@ -100,6 +161,27 @@ class _Call(nn.Module):
 
     def forward(self, *args: Any) -> Any:
         return self.function(*args)
+
+
+settings_of = operator.attrgetter(
+    "gamma", "tau", "max_grad_norm", "preference_weight", "epistemic_gamma", "bootstrap_entropy", "target_update_interval"
+)
+"""Constants of a compiled update: another value is another graph."""
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """
+    :param value: tuples and dictionaries of anything
+    :return: what they hold
+    """
+    if isinstance(value, tuple):
+        for part in value:
+            yield from leaves(part)
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from leaves(part)
+    else:
+        yield value
 
 
 class CompiledUpdate:
@@ -116,13 +198,17 @@ class CompiledUpdate:
     def __init__(self, model: "DAI") -> None:
         self.model = model
         self.graphs: dict[Any, Callable[..., Any]] = {}
+        self.ready: dict[Any, Callable[..., Any]] = {}
         self.seen: set[Any] = set()
         self.adam_states: Any = None
+        self.packed: PackedNets | None = None
         self.failed = False
 
     def __getstate__(self) -> dict[str, Any]:
         """A graph works on the tensors of this agent: a copy of the agent, pickled or deep, compiles its own."""
-        return {"model": self.model, "graphs": {}, "seen": set(), "adam_states": None, "failed": self.failed}
+        copied = CompiledUpdate(self.model)
+        copied.failed = self.failed
+        return vars(copied)
 
     def __call__(self, given: UpdateInputs) -> tuple[tuple[str, ...], th.Tensor]:
         """
@@ -133,40 +219,66 @@ class CompiledUpdate:
         """
         if self.failed:
             return self.model._update(given)
-        leaves, spec = pytree.tree_flatten(given)
-        # A tensor in two places is one input
-        inputs = list({id(leaf): leaf for leaf in leaves if isinstance(leaf, th.Tensor)}.values())
-        place = {id(tensor): i for i, tensor in enumerate(inputs)}
-        form = tuple((place[id(x)], x.shape, x.stride(), x.dtype) if isinstance(x, th.Tensor) else x for x in leaves)
-        automatic = self.model.precision == "auto", self.model.epistemic_weight == "auto"
-        key = (spec, form, automatic, *(getattr(self.model, name) for name in SETTINGS))
         # Adam makes the state of a parameter at its first step, and loading a model replaces all states
         if self.adam_states is not self.model.policy.optimizer.state:
             self.adam_states = self.model.policy.optimizer.state
+            self.packed = None
+            self.ready.clear()
             self.seen.clear()
+        # A tensor in two places is one input
+        place: dict[int, int] = {}
+        inputs: list[th.Tensor] = []
+        form: list[Any] = []
+        for leaf in leaves(given):
+            if not isinstance(leaf, th.Tensor):
+                form.append(leaf)
+                continue
+            if id(leaf) not in place:
+                place[id(leaf)] = len(inputs)
+                inputs.append(leaf)
+            form.append((place[id(leaf)], leaf.shape, leaf.stride(), leaf.dtype))
+        model = self.model
+        key = (*form, model.precision == "auto", model.epistemic_weight == "auto", *settings_of(model))
+        run = self.ready.get(key) or self._prepare(key, given, inputs)
+        if run is None:
+            return model._update(given)
+        names, terms, gradients = run(inputs, self.packed)
+        check_losses(names, terms)
+        if gradients:
+            model._optimize(gradients, given.averaging_rate)
+        return names, terms
+
+    def _prepare(self, key: Any, given: UpdateInputs, inputs: list[th.Tensor]) -> Callable[..., Any] | None:
+        """
+        :param key: of inputs of one form
+        :param given: an example
+        :param inputs: the tensors in it, each once
+        :return: what ``_compile`` makes; None for the first update of a form, or if there is no compiler
+        """
         if key not in self.seen:
             self.seen.add(key)
-            return self.model._update(given)
-        if key not in self.graphs:
+            return None
+        if self.packed is None and PackedNets.possible(self.model):
+            self.packed = PackedNets(self.model)
+        kind = key, self.packed is None
+        if kind not in self.graphs:
             try:
-                self.graphs[key] = self._compile(given, inputs)
+                self.graphs[kind] = self._compile(given, inputs, self.packed)
             # Whatever keeps a compiler from its work: there is none, a net of the user's branches on values, torch is too old
             except Exception as error:
                 reason = (str(error).strip().splitlines() or [""])[0]
                 warnings.warn(f"compile=True: training goes on without it, because of {type(error).__name__}: {reason}")
                 self.failed = True
-                return self.model._update(given)
-        names, terms, gradients = self.graphs[key](inputs)
-        check_losses(names, terms)
-        if gradients:
-            self.model._optimize(gradients, given.averaging_rate)
-        return names, terms
+                return None
+        self.ready[key] = self.graphs[kind]
+        return self.graphs[kind]
 
-    def _compile(self, given: UpdateInputs, inputs: list[th.Tensor]) -> Callable[..., Any]:
+    def _compile(self, given: UpdateInputs, inputs: list[th.Tensor], packed: PackedNets | None) -> Callable[..., Any]:
         """
         :param given: an example
         :param inputs: the tensors in it, each once
-        :return: function of such tensors: names of the terms, the terms, and the gradients if the optimizer is outside
+        :param packed: the nets, or None to leave the optimizer outside
+        :return: function of such tensors and nets: names of the terms, the terms, and gradients if the optimizer is outside
         """
         from torch._guards import TracingContext, tracing
         from torch._inductor.compile_fx import compile_fx
@@ -176,74 +288,71 @@ class CompiledUpdate:
 
         model, policy, optimizer = self.model, self.model.policy, self.model.policy.optimizer
         call = _Call(policy, model._gradients)
-        nets_by_name = {**dict(call.named_parameters()), **dict(call.named_buffers())}
-        name_of = {tensor.data_ptr(): name for name, tensor in nets_by_name.items()}
+        tensors_by_name = {**dict(call.named_parameters()), **dict(call.named_buffers())}
+        name_of = {tensor.data_ptr(): name for name, tensor in tensors_by_name.items()}
         learned = [name_of[parameter.data_ptr()] for parameter in model.learned_parameters]
-        stats = model.batch_norm_stats, model.batch_norm_stats_target
-        lerped, averaged, copied = (
-            [(name_of[one.data_ptr()], name_of[other.data_ptr()]) for one, other in zip(*pair, strict=True)]
-            for pair in (policy.target_pairs(), policy.average_pairs(), stats)
-        )
-        inside = is_plain_adam(optimizer)
-        group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
+        stats = zip(model.batch_norm_stats, model.batch_norm_stats_target, strict=True)
+        copied = [(name_of[one.data_ptr()], name_of[other.data_ptr()]) for one, other in stats]
+        packed_names = [[name_of[x.data_ptr()] for x in part.tensors] for part in packed.nets_and_followers] if packed else []
+        loose = {name: x for name, x in tensors_by_name.items() if not any(name in names for names in packed_names)}
+        # Of what dual descent learns, all that has learned
+        dual = {name_of[p.data_ptr()]: p for p in policy.dual_parameters() if packed and p in optimizer.state}
+        group_of = {name_of[p.data_ptr()]: i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
         place = {id(tensor): i for i, tensor in enumerate(inputs)}
         names: list[str] = []
         has_gradient: list[bool] = []
 
-        def update(
-            nets: list[th.Tensor], states: list[AdamState | None], rates: list[th.Tensor], tensors: list[th.Tensor]
-        ) -> Any:
-            net = dict(zip(nets_by_name, nets, strict=True))
-            leaf = {name: net[name].detach().requires_grad_() for name in learned}
-            args = pytree.tree_map(lambda x: tensors[place[id(x)]] if isinstance(x, th.Tensor) else x, given)
-            logged, terms, gradients = th.func.functional_call(call, {**net, **leaf}, ([*leaf.values()], args))
+        def state(packed: PackedNets | None) -> list[th.Tensor]:
+            rates = th.tensor([group["lr"] for group in optimizer.param_groups], device=model.device)
+            of_dual = [optimizer.state[parameter][field] for parameter in dual.values() for field in AdamState._fields]
+            of_nets = [*packed.tensors(), packed.corrections()] if packed else []
+            return [rates, *loose.values(), *of_dual, *of_nets]
+
+        def update(*flat: th.Tensor) -> Any:
+            rest = iter(flat)
+            rates = next(rest)
+            tensor = {name: next(rest) for name in loose}
+            dual_states = {name: AdamState(next(rest), next(rest), next(rest)) for name in dual}
+            if packed:
+                nets, target, average, *adam, corrections = (next(rest) for _ in range(len(packed.parts) + 1))
+                for part, whole, its_names in zip(packed.parts, (nets, target, average), packed_names, strict=False):
+                    tensor.update(zip(its_names, part.views(whole), strict=True))
+            given_now = [next(rest) for _ in inputs]
+
+            leaf = {name: tensor[name].detach().requires_grad_() for name in learned}
+            args = pytree.tree_map(lambda x: given_now[place[id(x)]] if isinstance(x, th.Tensor) else x, given)
+            logged, terms, gradients = th.func.functional_call(call, {**tensor, **leaf}, ([*leaf.values()], args))
             names[:] = logged
             has_gradient[:] = [gradient is not None for gradient in gradients]
-            if not inside:
+            if not packed:
                 return terms, *(gradient for gradient in gradients if gradient is not None)
+
             apply = th.isfinite(terms[0])
-            for i, (name, gradient) in enumerate(zip(learned, gradients, strict=True)):
-                state = states[i]
-                if gradient is not None and state is not None:
-                    number = group_of[id(model.learned_parameters[i])]
-                    group = optimizer.param_groups[number]
-                    adam_step(net[name], gradient, state, rates[number], group["betas"], group["eps"], apply)
+            gradient_of = dict(zip(learned, gradients, strict=True))
+            constants = packed.betas, packed.eps, apply
+            for name, its_state in dual_states.items():
+                if gradient_of[name] is not None:
+                    adam_step(tensor[name], gradient_of[name], its_state, rates[group_of[name]], *constants)
+            rate_of = [rates[group_of[name]] for name in packed_names[0]]
+            gradient = packed.nets.joined([gradient_of[name] for name in packed_names[0]])
+            rate = packed.nets.spread(rate_of) if len(rates) > 1 else rates[0]
+            adam_step(nets, gradient, AdamState(*adam), rate, *constants, corrections)
             with th.no_grad():
-                for online, average in averaged:
-                    net[average].lerp_(net[online], args.averaging_rate * apply)
+                average.lerp_(nets[packed.first_averaged : packed.n_online], args.averaging_rate * apply)
                 if model.target_update_interval is None:
-                    for online, target in lerped:
-                        net[target].lerp_(net[online], model.tau * apply)
-                    for online, target in copied:
-                        net[target].copy_(th.where(apply, net[online], net[target]))
+                    target.lerp_(nets[: packed.n_online], model.tau * apply)
+                    for online_stats, target_stats in copied:
+                        now = tensor[target_stats]
+                        now.copy_(th.where(apply, tensor[online_stats], now))
             return (terms,)
 
-        def states_now() -> list[AdamState | None]:
-            # What never had a gradient has no state
-            found = [optimizer.state.get(parameter) if inside else None for parameter in model.learned_parameters]
-            return [AdamState(s["step"], s["exp_avg"], s["exp_avg_sq"]) if s else None for s in found]
-
-        def rates_now() -> list[th.Tensor]:
-            return [th.tensor(group["lr"], device=model.device) for group in optimizer.param_groups]
-
-        def flat_state() -> list[th.Tensor]:
-            return [*nets_by_name.values(), *(tensor for state in states_now() if state is not None for tensor in state)]
-
-        has_state = [state is not None for state in states_now()]
-        n_rates, n_inputs = len(optimizer.param_groups), len(inputs)
-
-        def flat_update(*flat: th.Tensor) -> Any:
-            rest = iter(flat)
-            nets = [next(rest) for _ in nets_by_name]
-            states = [AdamState(next(rest), next(rest), next(rest)) if has else None for has in has_state]
-            return update(nets, states, [next(rest) for _ in range(n_rates)], [next(rest) for _ in range(n_inputs)])
-
-        flat = [tensor.detach() for tensor in (*flat_state(), *rates_now(), *inputs)]
+        flat = [tensor.detach() for tensor in (*state(packed), *inputs)]
+        products = products_of_our_own() if model.device.type == "cpu" else {}
 
         def compiled_with(options: dict[str, Any]) -> Callable[..., Any]:
             random_state = th.get_rng_state()
             with th.enable_grad():
-                graph = make_fx(flat_update, NORMS, tracing_mode="fake")(*flat)
+                graph = make_fx(update, {**NORMS, **products}, tracing_mode="fake")(*flat)
             th.set_rng_state(random_state)
             # Without an environment of shapes, even of constant ones, TorchInductor does not use its cache
             context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))
@@ -261,14 +370,11 @@ class CompiledUpdate:
                 raise
             compiled = compiled_with({})
 
-        # Loading a model replaces the optimizer's state, and nothing else does
-        known: list[Any] = [optimizer.state, flat_state()]
-
-        def run(tensors: list[th.Tensor]) -> tuple[tuple[str, ...], th.Tensor, list[th.Tensor | None]]:
-            if known[0] is not optimizer.state:
-                known[:] = [optimizer.state, flat_state()]
+        def run(
+            tensors: list[th.Tensor], packed: PackedNets | None
+        ) -> tuple[tuple[str, ...], th.Tensor, list[th.Tensor | None]]:
             with th.no_grad():
-                terms, *rest = compiled(*known[1], *rates_now(), *tensors)
+                terms, *rest = compiled(*state(packed), *tensors)
             gradients = iter(rest)
             return tuple(names), terms, [next(gradients) if has else None for has in has_gradient] if rest else []
 

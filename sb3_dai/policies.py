@@ -12,6 +12,7 @@ from torch import nn
 from sb3_dai.actions import Habit, action_model
 from sb3_dai.checks import MIN_PRECISION, check_choice, check_number
 from sb3_dai.networks import EnsembleMLP, RunningMean, RunningNorm, RunningPeak, SmallCNN
+from sb3_dai.packing import unpack
 from sb3_dai.saving import CrashSafePolicy
 from sb3_dai.transitions import DirichletTransitions, Prediction, transition_model
 
@@ -504,6 +505,11 @@ class DAIPolicy(CrashSafePolicy):
         for name, module in self.named_children():
             module.train(mode and not name.endswith(COPIES))
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        unpack(self.parameters())
+        unpack(value for state in self.optimizer.state.values() for value in state.values() if isinstance(value, th.Tensor))
+        return dict(vars(self))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

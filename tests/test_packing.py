@@ -1,0 +1,181 @@
+import copy
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch as th
+from helpers import make
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from sb3_dai import products
+from sb3_dai.compilation import PackedNets, leaves
+from sb3_dai.packing import ALIGNMENT, Packed, unpack
+from sb3_dai.products import products_of_our_own
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+
+
+def tensors():
+    """The second is transposed in memory."""
+    return [th.arange(6.0).reshape(2, 3), th.arange(20.0).reshape(5, 4).T, th.tensor(7.0), th.arange(40.0)]
+
+
+def test_packed_tensors_are_what_they_were():
+    given = tensors()
+    packed = Packed(given)
+    assert all(map(th.equal, given, tensors())) and [x.stride() for x in given] == [x.stride() for x in tensors()]
+    assert packed.starts == [0, 16, 48, 64] and len(packed.flat) == 64 + 48 and all(n % ALIGNMENT == 0 for n in packed.sizes)
+    packed.flat.mul_(2.0)
+    assert all(th.equal(ours, 2.0 * reference) for ours, reference in zip(given, tensors(), strict=True))
+    assert all(map(th.equal, packed.views(packed.flat), given))
+    assert th.equal(packed.joined([2.0 * x for x in tensors()]), packed.flat), "in the order of the memory, zeros between"
+    spread = packed.spread([th.tensor(float(i)) for i in range(4)])
+    assert all(bool((view == i).all()) for i, view in enumerate(packed.views(spread)))
+
+
+def test_what_was_moved_out_is_moved_in_again():
+    given = tensors()
+    packed = Packed(given)
+    assert packed.in_place
+    given[1].data = given[1] + 1.0
+    assert not packed.in_place
+    packed.place()
+    assert packed.in_place and th.equal(packed.views(packed.flat)[1], tensors()[1] + 1.0)
+    unpack(given)
+    assert not packed.in_place and all(x.untyped_storage().nbytes() == x.nbytes for x in given)
+    assert th.equal(given[1], tensors()[1] + 1.0)
+
+
+def test_the_order_in_memory_may_be_given():
+    """That of a parameter, for what Adam keeps of it, which a file may hold in another."""
+    (parameter,), (moment,) = [th.zeros(5, 4).T], [th.arange(20.0).reshape(4, 5)]
+    Packed([moment], [parameter])
+    assert moment.stride() == parameter.stride() == (1, 4) and th.equal(moment, th.arange(20.0).reshape(4, 5))
+
+
+def test_which_nets_can_be_packed():
+    model = make("CartPole-v1")
+    assert not PackedNets.possible(model), "Adam has kept nothing yet"
+    model.learn(60)
+    assert PackedNets.possible(model)
+    parameter = model.policy.net_parameters()[-1]
+    model.policy.optimizer.state[parameter]["step"] += 1.0
+    assert not PackedNets.possible(model), "not as often as the others"
+    model.policy.optimizer.state[parameter]["step"] -= 1.0
+    model.policy.optimizer.param_groups[0]["weight_decay"] = 0.1
+    assert not PackedNets.possible(model), "no plain Adam"
+
+
+def test_corrections_by_hand():
+    model = make("CartPole-v1").learn(60)
+    packed = PackedNets(model)
+    n_steps = model._n_updates + 1
+    assert packed.corrections().tolist() == pytest.approx([1.0 - 0.9**n_steps, 1.0 - 0.999**n_steps], rel=1e-3)
+    assert packed.n_online == len(packed.target.flat) <= len(packed.nets.flat)
+    averaged = packed.nets.flat[packed.first_averaged : packed.n_online]
+    assert th.equal(packed.average.joined(list(model.policy.policy_net.parameters())), averaged)
+
+
+def test_leaves():
+    assert list(leaves((1, {"a": (2, None), "b": 3.0}, ()))) == [1, 2, None, 3.0]
+
+
+@needs_compiler
+def test_packed_nets_move_and_are_pickled():
+    """Whoever moves the tensors of a compiled agent, training goes on from their values; a pickle holds each once."""
+    # Groups of parameters, each with a learning rate of its own
+    kwargs = dict(policy_kwargs=dict(net_arch=[8], lr_multipliers=dict(transition=0.5)))
+    plain, compiled = (make("CartPole-v1", seed=1, compile=c, **kwargs).learn(60, log_interval=1000) for c in (False, True))
+    assert compiled._compiled_update.packed is not None
+
+    def alike():
+        for model in (plain, compiled):
+            np.random.seed(0)
+            th.manual_seed(0)
+            model.train(gradient_steps=3, batch_size=32)
+        states = plain.policy.state_dict(), compiled.policy.state_dict()
+        for name, tensor in states[0].items():
+            th.testing.assert_close(
+                tensor, states[1][name], rtol=1e-2, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+            )
+
+    alike()
+    assert len(pickle.dumps(compiled.policy)) < 1.2 * len(pickle.dumps(plain.policy))
+    alike()
+    for model in (plain, compiled):
+        parameters = [*model.policy.value_net.parameters()]
+        th.nn.utils.vector_to_parameters(0.9 * th.nn.utils.parameters_to_vector(parameters), parameters)
+    alike()
+    copied = copy.deepcopy(compiled.policy.state_dict())
+    twin = pickle.loads(pickle.dumps(compiled.policy))
+    assert all(th.equal(copied[name], tensor) for name, tensor in twin.state_dict().items())
+    assert len(compiled._compiled_update.graphs) == 1
+
+
+SIZES = [
+    (1, 1, 1, 1), (2, 8, 64, 32), (3, 13, 7, 16), (2, 9, 300, 33), (1, 5, 513, 70), (5, 128, 64, 8),
+    (2, 3, 0, 4), (0, 2, 3, 4), (2, 0, 3, 4),
+]  # fmt: skip
+
+
+@needs_compiler
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_product_of_our_own(n_threads):
+    """Blocks and what is left of them, rows and columns that are not next to each other, and one matrix for all members."""
+    products_of_our_own()
+    product, before = th.ops.sb3_dai.product, th.get_num_threads()
+    th.set_num_threads(n_threads)
+    try:
+        for n_members, n_rows, depth, n_columns in SIZES:
+            left, right = th.randn(n_members, n_rows, depth), th.randn(n_members, depth, n_columns)
+            out = th.randn(n_members, n_rows, n_columns)
+            pairs = [(left, right), (out, right.mT), (left.mT, out), (left[:1].expand(n_members, -1, -1), right)]
+            for one, other in pairs if n_members else pairs[:3]:
+                found = product(one, other)
+                assert found.is_contiguous()
+                th.testing.assert_close(found, th.bmm(one, other), rtol=1e-5, atol=1e-4)
+    finally:
+        th.set_num_threads(before)
+
+
+@needs_compiler
+def test_product_by_hand_and_bad_input():
+    products_of_our_own()
+    product = th.ops.sb3_dai.product
+    assert product(th.tensor([[[1.0, 2.0]]]), th.tensor([[[3.0], [4.0]]])).tolist() == [[[11.0]]]
+    assert product(th.ones(2, 3, 4, device="meta"), th.ones(2, 4, 5, device="meta")).shape == (2, 3, 5)
+    with pytest.raises(RuntimeError, match="have no product"):
+        product(th.ones(1, 2, 3), th.ones(1, 2, 3))
+    with pytest.raises(RuntimeError, match="single precision alone"):
+        product(th.ones(1, 2, 3).double(), th.ones(1, 3, 2).double())
+
+
+@needs_compiler
+def test_products_of_our_own_stand_for_torchs(monkeypatch):
+    times = iter([0.7, 1.0, 0.9, 1.0])
+    monkeypatch.setattr(products, "seconds", lambda function: next(times))
+    random_state = th.get_rng_state()
+    table = products_of_our_own.__wrapped__()
+    assert len(table) == 3
+    assert products_of_our_own.__wrapped__() == {}, "not much faster"
+    assert th.equal(random_state, th.get_rng_state()), "training must not depend on it"
+
+    def both(bias, left, right):
+        return th.baddbmm(bias, left, right) + th.bmm(left, right)
+
+    single = th.ones(2, 1, 3), th.randn(2, 4, 5), th.randn(2, 5, 3)
+    graph = make_fx(both, table)(*single)
+    assert [str(node.target) for node in graph.graph.nodes].count("sb3_dai.product.default") == 2
+    th.testing.assert_close(graph(*single), both(*single))
+    double = [tensor.double() for tensor in single]
+    assert "sb3_dai" not in str(make_fx(both, table)(*double).graph)
+    assert "sb3_dai" not in str(make_fx(lambda *args: th.baddbmm(*args, beta=2.0), table)(*single).graph)
+
+
+def test_without_a_compiler_the_products_are_torchs(monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("no compiler here")
+
+    monkeypatch.setattr("torch._inductor.codecache.CppCodeCache.load", fail)
+    assert products_of_our_own.__wrapped__() == {}
