@@ -2,7 +2,7 @@
 
 import operator
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch as th
@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from sb3_dai.checks import check_losses
 from sb3_dai.packing import Packed
-from sb3_dai.products import products_of_our_own
+from sb3_dai.products import compiler_options, products_of_our_own
 from sb3_dai.replay import TransitionBatch
 
 if TYPE_CHECKING:
@@ -48,6 +48,17 @@ class AdamState(NamedTuple):
     """Running mean of its square"""
 
 
+def adam_corrections(betas: tuple[float, float], step: Any) -> list[Any]:
+    """
+    Factors that remove the bias of Adam's running means, of the mean and of the square root of the mean square.
+
+    :param betas: decays of the running means
+    :param step: number of the step, from 1: a number, or any shape
+    :return: 1 / (1 - beta_1^step) and (1 - beta_2^step)^(-1/2)
+    """
+    return [1.0 / (1.0 - betas[0] ** step), (1.0 - betas[1] ** step) ** -0.5]
+
+
 @th.no_grad()
 def adam_step(
     parameter: th.Tensor,
@@ -69,14 +80,14 @@ def adam_step(
     :param betas: decays of the running means
     :param eps: added to the denominator
     :param apply: whether to do it, shape ()
-    :param corrections: 1 - beta^step of both means, shape (2,): a kernel would take the power for each number
+    :param corrections: ``adam_corrections`` of the step, shape (2,): a kernel would compute them for each number
     """
     step = state.step + 1.0
-    of_mean, of_square = [1.0 - beta**step for beta in betas] if corrections is None else corrections.unbind()
+    of_mean, of_root = adam_corrections(betas, step) if corrections is None else corrections.unbind()
     mean = state.exp_avg.lerp(gradient, 1.0 - betas[0])
     square = state.exp_avg_sq * betas[1] + gradient.square() * (1.0 - betas[1])
-    root = square.sqrt() / of_square.sqrt() + eps
-    moved = parameter - learning_rate / of_mean * mean / root
+    root = square.sqrt() * of_root + eps
+    moved = parameter - learning_rate * of_mean * mean / root
     for old, new in zip((parameter, *state), (moved, step, mean, square), strict=True):
         old.copy_(th.where(apply, new, old))
 
@@ -110,9 +121,8 @@ class PackedNets:
         adam += [Packed([state[name] for state in states], self.nets.tensors) for name in ("exp_avg", "exp_avg_sq")]
         self.nets_and_followers = [self.nets, self.target, self.average]
         self.parts = [*self.nets_and_followers, *adam]
-        self.first_step = adam[0].flat[:1]
+        self.first_step = adam[0].tensors[0]
         self.betas, self.eps = optimizer.param_groups[0]["betas"], optimizer.param_groups[0]["eps"]
-        self.betas_tensor = th.tensor(self.betas, device=model.device)
         # Of those that have a target, the last are averaged as well
         self.n_online = len(self.target.flat)
         self.first_averaged = self.n_online - len(self.average.flat)
@@ -125,12 +135,6 @@ class PackedNets:
             for packed in self.parts:
                 packed.place()
         return [packed.flat for packed in self.parts]
-
-    def corrections(self) -> th.Tensor:
-        """
-        :return: Adam's 1 - beta^step for the next step, shape (2,)
-        """
-        return 1.0 - self.betas_tensor ** (self.first_step + 1.0)
 
     @staticmethod
     def possible(model: "DAI") -> bool:
@@ -169,19 +173,22 @@ settings_of = operator.attrgetter(
 """Constants of a compiled update: another value is another graph."""
 
 
-def leaves(value: Any) -> Iterator[Any]:
+def leaves(value: Any, found: list[Any] | None = None) -> list[Any]:
     """
     :param value: tuples and dictionaries of anything
+    :param found: to add to
     :return: what they hold
     """
+    found = [] if found is None else found
     if isinstance(value, tuple):
         for part in value:
-            yield from leaves(part)
+            leaves(part, found)
     elif isinstance(value, dict):
         for part in value.values():
-            yield from leaves(part)
+            leaves(part, found)
     else:
-        yield value
+        found.append(value)
+    return found
 
 
 class CompiledUpdate:
@@ -236,7 +243,8 @@ class CompiledUpdate:
             if id(leaf) not in place:
                 place[id(leaf)] = len(inputs)
                 inputs.append(leaf)
-            form.append((place[id(leaf)], leaf.shape, leaf.stride(), leaf.dtype))
+                form += (leaf.shape, leaf.stride(), leaf.dtype)
+            form.append(place[id(leaf)])
         model = self.model
         key = (*form, model.precision == "auto", model.epistemic_weight == "auto", *settings_of(model))
         run = self.ready.get(key) or self._prepare(key, given, inputs)
@@ -303,18 +311,19 @@ class CompiledUpdate:
         has_gradient: list[bool] = []
 
         def state(packed: PackedNets | None) -> list[th.Tensor]:
-            rates = th.tensor([group["lr"] for group in optimizer.param_groups], device=model.device)
+            rates = [group["lr"] for group in optimizer.param_groups]
+            corrections = adam_corrections(packed.betas, packed.first_step.item() + 1.0) if packed else []
+            scalars = th.tensor(corrections + rates, device=model.device)
             of_dual = [optimizer.state[parameter][field] for parameter in dual.values() for field in AdamState._fields]
-            of_nets = [*packed.tensors(), packed.corrections()] if packed else []
-            return [rates, *loose.values(), *of_dual, *of_nets]
+            return [scalars, *loose.values(), *of_dual, *(packed.tensors() if packed else [])]
 
         def update(*flat: th.Tensor) -> Any:
             rest = iter(flat)
-            rates = next(rest)
+            scalars = next(rest)
             tensor = {name: next(rest) for name in loose}
             dual_states = {name: AdamState(next(rest), next(rest), next(rest)) for name in dual}
             if packed:
-                nets, target, average, *adam, corrections = (next(rest) for _ in range(len(packed.parts) + 1))
+                nets, target, average, *adam = (next(rest) for _ in packed.parts)
                 for part, whole, its_names in zip(packed.parts, (nets, target, average), packed_names, strict=False):
                     tensor.update(zip(its_names, part.views(whole), strict=True))
             given_now = [next(rest) for _ in inputs]
@@ -328,6 +337,7 @@ class CompiledUpdate:
                 return terms, *(gradient for gradient in gradients if gradient is not None)
 
             apply = th.isfinite(terms[0])
+            corrections, rates = scalars[:2], scalars[2:]
             gradient_of = dict(zip(learned, gradients, strict=True))
             constants = packed.betas, packed.eps, apply
             for name, its_state in dual_states.items():
@@ -362,7 +372,7 @@ class CompiledUpdate:
                 return compile_fx(graph, flat)  # type: ignore[return-value]
 
         # On a CPU what calls the kernels is C++ as well. Before torch 2.11 that cannot be had of such a graph
-        options = {"cpp_wrapper": True} if model.device.type == "cpu" else {}
+        options = {"cpp_wrapper": True, **compiler_options()} if model.device.type == "cpu" else {}
         try:
             compiled = compiled_with(options)
         except Exception:

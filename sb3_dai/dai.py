@@ -312,10 +312,10 @@ class DAI(CrashSafeSaving):
         update = self._compiled_update if self.compile else self._update
         logged = []
         batches = sample_transitions(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env)
-        for n_steps, batch in enumerate(batches, start=self._n_updates + 1):
+        rates = th.tensor([averaging_rate(self._n_updates + i) for i in range(1, gradient_steps + 1)], device=self.device)
+        for batch, rate in zip(batches, rates.unbind(), strict=True):
             log_preference = self.preference.log_prob(batch.n_step)
             log_habit_prior = self._log_habit_prior(batch.one_step.observations)
-            rate = th.tensor(averaging_rate(n_steps), device=self.device)
             names, terms = update(UpdateInputs(batch, log_preference, log_habit_prior, head_weights, target_entropy, rate))
             logged.append(terms)
 
@@ -440,13 +440,14 @@ class DAI(CrashSafeSaving):
             extrinsic target, beside the policy's entropy. A head also learns in proportion to its weight, so that what does
             not act does not shape the shared layers.
         """
-        weights = th.tensor([1.0, 0.0, self.prediction_error_weight], device=self.device)
-        if not self.policy.can_gain_information:
-            return weights
-        if self.epistemic_weight == "auto":
+        learns = self.policy.can_gain_information
+        automatic = learns and self.epistemic_weight == "auto"
+        weight = 0.0
+        if learns and not automatic:
+            weight = value_at(self._current_progress_remaining, "epistemic_weight", self.epistemic_weight, 0.0)
+        weights = th.tensor([1.0, weight, self.prediction_error_weight], device=self.device)
+        if automatic:
             weights[1:2] = self.policy.log_epistemic_weight.detach().exp()
-        else:
-            weights[1] = value_at(self._current_progress_remaining, "epistemic_weight", self.epistemic_weight, 0.0)
         return weights
 
     @th.no_grad()

@@ -127,10 +127,14 @@ class EnsembleMLP(nn.Module):
         :param inputs: shape (batch, input_dim), or (batch,) if numbered
         :return: shape (n_members, batch, output_dim)
         """
-        if self.numbered:
-            return self.layers(inputs)
-        shared = inputs.unsqueeze(0)
-        return self.layers(shared if self.n_members == 1 else shared.expand(self.n_members, -1, -1))
+        outputs = inputs
+        if not self.numbered:
+            outputs = inputs.unsqueeze(0) if self.n_members == 1 else inputs.unsqueeze(0).expand(self.n_members, -1, -1)
+        for layer in self.layers:
+            hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+            # What torch does around the forward of a module takes as long as a small layer
+            outputs = layer(outputs) if hooked or type(layer) not in MODELESS else layer.forward(outputs)
+        return outputs
 
     def train(self, mode: bool = True) -> "EnsembleMLP":
         """

@@ -34,12 +34,12 @@ class Packed:
                 if tensor.data_ptr() != piece.data_ptr() or tensor.stride() != piece.stride():
                     piece.copy_(tensor)
                     tensor.data = piece
-        self.pointers = [tensor.data_ptr() for tensor in self.tensors]
+        self.pointers = [*map(th.Tensor.data_ptr, self.tensors)]
 
     @property
     def in_place(self) -> bool:
         """Whether nothing has moved the tensors, such as a change of device, or ``vector_to_parameters`` of torch."""
-        return [tensor.data_ptr() for tensor in self.tensors] == self.pointers
+        return [*map(th.Tensor.data_ptr, self.tensors)] == self.pointers
 
     def views(self, flat: th.Tensor) -> list[th.Tensor]:
         """

@@ -2,9 +2,11 @@
 //
 // A panel of columns of the right matrix is copied to where it lies densely, and a block of rows of the left one at a time is
 // multiplied with it in registers (Goto & van de Geijn 2008, doi:10.1145/1356052.1356053, without their packing of the left).
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <torch/csrc/inductor/aoti_torch/utils.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -58,10 +60,11 @@ template <int64_t NV>
 void rows(Matrix left, const float* panel, float* out, int64_t out_row, int64_t n_rows, int64_t n_columns, int64_t depth,
           bool add) {
   int64_t m = 0;
-  for (; m + ROWS <= n_rows; m += ROWS)
-    block<ROWS, NV>({left.data + m * left.row, left.row, left.column}, panel, out + m * out_row, out_row, n_columns, depth, add);
-  for (; m < n_rows; m++)
-    block<1, NV>({left.data + m * left.row, left.row, left.column}, panel, out + m * out_row, out_row, n_columns, depth, add);
+  const auto from = [&](int64_t row) { return Matrix{left.data + row * left.row, left.row, left.column}; };
+  for (; m + ROWS <= n_rows; m += ROWS) block<ROWS, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
+  for (; m + 4 <= n_rows; m += 4) block<4, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
+  for (; m + 2 <= n_rows; m += 2) block<2, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
+  for (; m < n_rows; m++) block<1, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
 }
 
 void columns(Matrix left, Matrix right, float* out, int64_t out_row, int64_t n_rows, int64_t n_columns, int64_t depth) {
@@ -69,12 +72,13 @@ void columns(Matrix left, Matrix right, float* out, int64_t out_row, int64_t n_r
   for (int64_t k0 = 0; k0 < depth; k0 += DEPTH) {
     const int64_t part = std::min(DEPTH, depth - k0);
     const float* from = right.data + k0 * right.row;
-    if (n_columns < COLUMNS) std::memset(panel, 0, part * COLUMNS * sizeof(float));
-    if (right.column == 1) {
-      for (int64_t k = 0; k < part; k++) std::memcpy(panel + k * COLUMNS, from + k * right.row, n_columns * sizeof(float));
+    if (right.column == 1 && n_columns == COLUMNS) {
+      for (int64_t k = 0; k < part; k++) std::memcpy(panel + k * COLUMNS, from + k * right.row, COLUMNS * sizeof(float));
     } else {
       for (int64_t n = 0; n < n_columns; n++)
         for (int64_t k = 0; k < part; k++) panel[k * COLUMNS + n] = from[k * right.row + n * right.column];
+      for (int64_t n = n_columns; n < (n_columns > LANES ? COLUMNS : LANES); n++)  // the rest is not read
+        for (int64_t k = 0; k < part; k++) panel[k * COLUMNS + n] = 0;
     }
     const Matrix now = {left.data + k0 * left.column, left.row, left.column};
     if (n_columns > LANES)
@@ -90,8 +94,8 @@ at::Tensor product(const at::Tensor& left, const at::Tensor& right) {
               "sizes ", left.sizes(), " and ", right.sizes(), " have no product");
   TORCH_CHECK(left.scalar_type() == at::kFloat && right.scalar_type() == at::kFloat, "single precision alone");
   const int64_t n_members = left.size(0), n_rows = left.size(1), depth = left.size(2), n_columns = right.size(2);
-  at::Tensor out = at::empty({n_members, n_rows, n_columns}, left.options());
-  if (left.is_meta()) return out;
+  if (left.is_meta()) return at::empty({n_members, n_rows, n_columns}, left.options());
+  at::Tensor out = at::detail::empty_cpu({n_members, n_rows, n_columns}, at::kFloat);
   if (depth == 0) return out.zero_();
   const float* left_data = left.const_data_ptr<float>();
   const float* right_data = right.const_data_ptr<float>();
@@ -114,3 +118,12 @@ at::Tensor product(const at::Tensor& left, const at::Tensor& right) {
 TORCH_LIBRARY_FRAGMENT(sb3_dai, library) { library.def("product(Tensor left, Tensor right) -> Tensor"); }
 TORCH_LIBRARY_IMPL(sb3_dai, CPU, library) { library.impl("product", &product); }
 TORCH_LIBRARY_IMPL(sb3_dai, Meta, library) { library.impl("product", &product); }
+
+// For compiled code, which calls it by this name without asking the dispatcher
+extern "C" __attribute__((visibility("default"))) AOTITorchError aoti_torch_cpu_product(
+    AtenTensorHandle left, AtenTensorHandle right, AtenTensorHandle* out) {
+  AOTI_TORCH_CONVERT_EXCEPTION_TO_ERROR_CODE({
+    using namespace torch::aot_inductor;
+    *out = new_tensor_handle(product(*tensor_handle_to_tensor_pointer(left), *tensor_handle_to_tensor_pointer(right)));
+  });
+}
