@@ -136,23 +136,25 @@ class EnsembleMLP(nn.Module):
             outputs = layer(outputs) if hooked or type(layer) not in MODELESS else layer.forward(outputs)
         return outputs
 
-    def train(self, mode: bool = True) -> "EnsembleMLP":
-        """
-        As torch's, whose walk through all layers twice in each step of the environment costs as much as acting.
 
-        :param mode: whether to be in training mode
-        :return: the same
-        """
-        for module in (self, self.layers, *self.layers):
-            if type(module) in MODELESS:
-                vars(module)["training"] = mode
-            else:  # An activation of the user's may be more than its mode
-                module.train(mode)
-        return self
+MODELESS = (BatchedLinear, BatchedTable, BatchedLayerNorm, nn.ReLU)
+"""Layers of ours and the usual activation, whose ``forward`` is all that there is to them."""
 
-
-MODELESS = (BatchedLinear, BatchedTable, BatchedLayerNorm, EnsembleMLP, nn.Sequential, nn.ReLU)
+MODELESS_OF_TORCH = (
+    nn.Conv2d, nn.ELU, nn.Flatten, nn.GELU, nn.Identity, nn.LayerNorm, nn.LeakyReLU, nn.Linear, nn.Module, nn.ModuleDict,
+    nn.ModuleList, nn.ReLU, nn.Sequential, nn.SiLU, nn.Tanh,
+)  # fmt: skip
 """They do the same in training and in evaluation."""
+
+
+def heeds_mode(module: nn.Module) -> bool:
+    """
+    :param module: a net, or all of them
+    :return: whether some part of it may do in training what it does not do in evaluation. Layers of this package and of
+        Stable-Baselines3 do not; those of others may.
+    """
+    ours = ("sb3_dai.", "stable_baselines3.")
+    return any(type(part) not in MODELESS_OF_TORCH and not type(part).__module__.startswith(ours) for part in module.modules())
 
 
 class SmallCNN(BaseFeaturesExtractor):

@@ -11,7 +11,7 @@ from torch import nn
 
 from sb3_dai.actions import Habit, action_model
 from sb3_dai.checks import MIN_PRECISION, check_choice, check_number
-from sb3_dai.networks import EnsembleMLP, RunningMean, RunningNorm, RunningPeak, SmallCNN
+from sb3_dai.networks import EnsembleMLP, RunningMean, RunningNorm, RunningPeak, SmallCNN, heeds_mode
 from sb3_dai.packing import unpack
 from sb3_dai.saving import CrashSafePolicy
 from sb3_dai.transitions import DirichletTransitions, Prediction, transition_model
@@ -226,6 +226,7 @@ class DAIPolicy(CrashSafePolicy):
                 module.requires_grad_(False)
                 module.train(False)
 
+        self.heeds_mode = any(map(heeds_mode, self.children()))
         if issubclass(self.optimizer_class, th.optim.Adam) and not {"fused", "foreach"} & set(self.optimizer_kwargs):
             self.optimizer_kwargs["fused"] = True
         learning_rate = lr_schedule(1)
@@ -487,16 +488,19 @@ class DAIPolicy(CrashSafePolicy):
 
     def set_training_mode(self, mode: bool) -> None:
         """
-        Put the trained nets in training or evaluation mode; targets stay in evaluation mode.
+        Put the trained nets in training or evaluation mode, if some part of them heeds it; targets stay in evaluation mode.
 
         :param mode: if true, set to training mode, else set to evaluation mode
         """
-        if mode != self.training:  # Called with each prediction: a walk through all the modules would be most of its cost
-            self.train(mode)
+        # Called with each prediction and each gradient step: a walk through all modules costs more than a prediction
+        if mode != self.training:
+            self.training = mode
+            if self.heeds_mode:
+                self.train(mode)
 
     def train(self, mode: bool = True) -> "DAIPolicy":
         """
-        As ``set_training_mode``, which is SB3's name for it.
+        As ``set_training_mode``, which is SB3's name for it, for all modules, whether they heed it or not.
 
         :param mode: if true, set to training mode, else set to evaluation mode
         :return: the policy

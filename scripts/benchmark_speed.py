@@ -15,13 +15,12 @@ beside SBX's DQN or SAC where that is installed (extra ``sbx``).
     python scripts/benchmark_speed.py memory --out docs/results/speed_memory.json
     python scripts/benchmark_speed.py products --out docs/results/speed_products.json
 
-``steps`` times a gradient step and one ``predict`` of one observation. All models have the same layers and batch and take
-turns, so that what else the machine does hits all of them; the ratio is the median over the turns. ``breakdown`` says where
-the time of an eager gradient step goes, ``compile`` what the first compiled one costs, ``environments`` how many steps a
-second a training run takes, ``scale`` how the cost of a gradient step grows, ``memory`` the largest that a process gets, and
-``products`` what oneDNN's matrix products take beside torch's on this processor.
-
-Read the ratios: absolute times differ from machine to machine and from run to run.
+``steps`` times a gradient step and one ``predict`` of one observation, the first one after gradient steps by itself. All
+models have the same layers and batch and take turns, so that what else the machine does hits all of them; the ratio is the
+median over the turns. ``breakdown`` says where the time of an eager gradient step goes, ``compile`` what the first compiled
+one costs, ``environments`` how many steps a second a training run takes, ``scale`` how the cost of a gradient step grows,
+``memory`` the largest that a process gets, and ``products`` what oneDNN's matrix products take beside torch's on this
+processor. Read the ratios: absolute times differ from machine to machine and from run to run.
 """
 
 import argparse
@@ -141,19 +140,25 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
             name = f"DAI, ensemble of {size}, {'compiled' if compile else 'eager'}"
             models[name] = make(DAI, args, compile=compile, policy_kwargs={"ensemble_size": size})
     observation = gym.make(args.env).reset(seed=0)[0]
-    times: dict[str, dict[str, list[float]]] = {name: {"step": [], "predict": []} for name in models}
+    kinds = ("step", "first_predict", "predict")
+    times: dict[str, dict[str, list[float]]] = {name: {kind: [] for kind in kinds} for name in models}
     for turn in range(args.repeats + 1):
         for name, model in models.items():
             step = gradient_step_time(model, args.gradient_steps)
-            predict = microseconds(lambda model=model: model.predict(observation, deterministic=True), args.gradient_steps)  # type: ignore[misc]
+
+            def act(model: Any = model) -> Any:
+                return model.predict(observation, deterministic=True)
+
+            # The first leaves training mode, and finds another program in the processor's caches
+            found = step, microseconds(act, 1), microseconds(act, args.gradient_steps)
             if turn > 0:  # The first is to warm up
-                times[name]["step"].append(round(step, 1))
-                times[name]["predict"].append(round(predict, 1))
+                for kind, value in zip(kinds, found, strict=True):
+                    times[name][kind].append(round(value, 1))
     base = times[base_name]
     results: dict[str, Any] = {}
-    for name, found in times.items():
-        results[name] = dict(found)
-        for what, values in found.items():
+    for name, its_times in times.items():
+        results[name] = dict(its_times)
+        for what, values in its_times.items():
             ratio = float(np.median(np.array(values) / np.array(base[what])))
             results[name][f"median_{what}"] = round(float(np.median(values)), 1)
             results[name][f"ratio_{what}"] = round(ratio, 3)
@@ -161,6 +166,7 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
         print(
             f"{name:28s} step {row['median_step']:8.0f} us, {row['ratio_step']:5.2f} times {base_name}"
             f"   predict {row['median_predict']:6.0f} us, {row['ratio_predict']:5.2f} times"
+            f"   the first {row['median_first_predict']:6.0f} us, {row['ratio_first_predict']:5.2f} times"
         )
     return results
 
