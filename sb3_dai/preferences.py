@@ -79,7 +79,7 @@ class RewardPreference(Preference):
         :param samples: transitions, or n-step returns
         :return: shape (batch, 1)
         """
-        return self.scale * samples.rewards
+        return samples.rewards if self.scale == 1.0 else self.scale * samples.rewards
 
 
 def check_preference(preference: Any) -> None:

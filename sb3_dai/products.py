@@ -145,11 +145,18 @@ def compiler_options() -> dict[str, Any]:
     """
     from torch._inductor import config
 
-    if not products_of_our_own() or not hasattr(config.aot_inductor, "custom_ops_to_c_shims"):
+    if not products_of_our_own() or not (
+        hasattr(config.aot_inductor, "custom_ops_to_c_shims") and hasattr(config, "_cache_config_ignore_prefix")
+    ):
         return {}
     handles = "AtenTensorHandle left, AtenTensorHandle right, AtenTensorHandle* out"
     declaration = f"AOTITorchError aoti_torch_cpu_product({handles})"
-    return {"aot_inductor.custom_ops_to_c_shims": {th.ops.sb3_dai.product.default: [declaration]}}
+    shims = "aot_inductor.custom_ops_to_c_shims"
+    return {
+        shims: {th.ops.sb3_dai.product.default: [declaration]},
+        # An operator has no name in the keys of TorchInductor's cache, which would not keep the graph
+        "_cache_config_ignore_prefix": [*config._cache_config_ignore_prefix, shims],
+    }
 
 
 def seconds(function: Callable[[], Any]) -> float:

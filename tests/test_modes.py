@@ -90,3 +90,14 @@ def test_targets_rest_even_if_torch_sets_the_mode(batch_norm_model, mode):
     model.learn(60)
     targets = (model.policy.features_extractor_target, model.policy.value_net_target)
     assert not any(module.training for net in targets for module in net.modules())
+
+
+def test_where_nothing_heeds_the_mode_no_module_is_walked(monkeypatch):
+    """Twice for each step of the environment, that costs more than a prediction."""
+    model = make("CartPole-v1")
+    walked = []
+    monkeypatch.setattr(type(model.policy), "train", lambda self, mode: walked.append(mode))
+    model.learn(60)
+    assert not walked and model.policy.training
+    model.predict(np.zeros(4, dtype=np.float32))
+    assert not walked and not model.policy.training

@@ -2,7 +2,16 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_dai.networks import BatchedLinear, BatchedTable, EnsembleMLP, RunningNorm, RunningPeak, averaging_rate, clipped
+from sb3_dai.networks import (
+    BatchedLinear,
+    BatchedTable,
+    EnsembleMLP,
+    RunningNorm,
+    RunningPeak,
+    averaging_rate,
+    clipped,
+    heeds_mode,
+)
 
 
 @pytest.mark.parametrize("n_members", [1, 3])
@@ -109,3 +118,27 @@ def test_the_average_of_iterates_weighs_the_last_most():
         average += averaging_rate(n, decay=1.0) * (value - average)
     assert average == pytest.approx(5.5)
     assert averaging_rate(1) == 1.0 and averaging_rate(20_000) == pytest.approx(20 / 20_019)
+
+
+def test_hooks_hear_each_layer():
+    net = EnsembleMLP(2, 3, 4, [8])
+    heard = []
+    handles = [layer.register_forward_hook(lambda module, given, output: heard.append(module)) for layer in net.layers]
+    net(th.zeros(5, 3))
+    assert heard == list(net.layers)
+    for handle in handles:
+        handle.remove()
+    before = net(th.zeros(5, 3))
+    net.layers[-1].register_forward_hook(lambda module, given, output: output + 1.0)
+    assert th.equal(net(th.zeros(5, 3)), before + 1.0)
+
+
+def test_who_heeds_the_mode():
+    assert not heeds_mode(EnsembleMLP(2, 3, 4, [8])) and not heeds_mode(RunningNorm(3))
+    assert heeds_mode(EnsembleMLP(2, 3, 4, [8], activation_fn=nn.RReLU))
+    assert heeds_mode(nn.Sequential(nn.Linear(1, 1), nn.Dropout())) and heeds_mode(nn.BatchNorm1d(2))
+
+    class OfTheUser(nn.Linear):
+        """Who knows."""
+
+    assert heeds_mode(OfTheUser(1, 1))

@@ -157,6 +157,10 @@ def test_products_of_our_own_stand_for_torchs(monkeypatch):
     random_state = th.get_rng_state()
     table = products_of_our_own.__wrapped__()
     assert len(table) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(products, "products_of_our_own", lambda: table)
+        (declared,) = products.compiler_options()["aot_inductor.custom_ops_to_c_shims"].values()
+        assert "aoti_torch_cpu_product(" in declared[0]
     assert products_of_our_own.__wrapped__() == {}, "not much faster"
     assert th.equal(random_state, th.get_rng_state()), "training must not depend on it"
 
@@ -178,3 +182,5 @@ def test_without_a_compiler_the_products_are_torchs(monkeypatch):
 
     monkeypatch.setattr("torch._inductor.codecache.CppCodeCache.load", fail)
     assert products_of_our_own.__wrapped__() == {}
+    monkeypatch.setattr(products, "products_of_our_own", dict)
+    assert products.compiler_options() == {}
