@@ -268,7 +268,7 @@ class CompiledUpdate:
             return None
         if self.packed is None and PackedNets.possible(self.model):
             self.packed = PackedNets(self.model)
-        kind = key, self.packed is None
+        kind = key, self.packed and (self.packed.betas, self.packed.eps)
         if kind not in self.graphs:
             try:
                 self.graphs[kind] = self._compile(given, inputs, self.packed)

@@ -19,8 +19,8 @@ beside SBX's DQN or SAC where that is installed (extra ``sbx``).
 models have the same layers and batch and take turns, so that what else the machine does hits all of them; the ratio is the
 median over the turns. ``breakdown`` says where the time of an eager gradient step goes, ``compile`` what the first compiled
 one costs, ``environments`` how many steps a second a training run takes, ``scale`` how the cost of a gradient step grows,
-``memory`` the largest that a process gets, and ``products`` what oneDNN's matrix products take beside torch's on this
-processor. Read the ratios: absolute times differ from machine to machine and from run to run.
+``memory`` the largest that a process gets, and ``products`` what oneDNN's matrix products and those of compiled updates take
+beside torch's on this processor. Read the ratios: absolute times differ from machine to machine and from run to run.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
 from sb3_dai import DAI
-from sb3_dai.products import batched_product
+from sb3_dai.products import batched_product, products_of_our_own
 from sb3_dai.saving import write_json
 
 N_RANDOM = 1000
@@ -349,21 +349,26 @@ def scale(args: argparse.Namespace) -> dict[str, Any]:
 def products(args: argparse.Namespace) -> dict[str, Any]:
     """
     :param args: of the command line
-    :return: microseconds of a layer of five members and of its gradients, by torch and by oneDNN, and their ratio, by width;
-        batches of 256
+    :return: microseconds of a layer of five members and of its gradients, by torch, by oneDNN and by the product of compiled
+        updates where a compiler makes it, and their ratios to torch, by size; batches of 256
     """
+    functions: dict[str, Callable[..., Any]] = {"torch": th.bmm, "oneDNN": batched_product}
+    if table := products_of_our_own():
+        functions["ours"] = table[th.ops.aten.bmm.default]
     results: dict[str, Any] = {}
-    for width in (64, 128, 256, 512):
-        inputs, weight, gradient = th.randn(5, 256, width), th.randn(5, width, width), th.randn(5, 256, width)
+    for n_inputs, n_outputs in ((64, 8), (64, 64), (128, 128), (256, 6), (256, 256), (512, 512)):
+        inputs, weight = th.randn(5, 256, n_inputs), th.randn(5, n_inputs, n_outputs)
+        gradient = th.randn(5, 256, n_outputs)
         pairs = (inputs, weight), (gradient, weight.mT), (inputs.mT, gradient)
-        found: dict[str, list[float]] = {"torch": [], "oneDNN": []}
+        found: dict[str, list[float]] = {name: [] for name in functions}
         for _ in range(args.repeats):
-            for name, product in (("torch", th.bmm), ("oneDNN", batched_product)):
-                times = [microseconds(functools.partial(product, *pair), 20) for pair in pairs]
+            for name, function in functions.items():
+                times = [microseconds(functools.partial(function, *pair), 20) for pair in pairs]
                 found[name].append(round(sum(times), 1))
         median = {name: float(np.median(times)) for name, times in found.items()}
-        results[str(width)] = {**found, "ratio": round(median["oneDNN"] / median["torch"], 2)}
-        print(f"width {width:4d}: torch {median['torch']:8.0f} us, oneDNN {median['oneDNN']:8.0f} us", flush=True)
+        ratios = {f"ratio_{name}": round(value / median["torch"], 2) for name, value in median.items() if name != "torch"}
+        results[f"{n_inputs}x{n_outputs}"] = {**found, **ratios}
+        print(f"{n_inputs:4d} x {n_outputs:3d}: " + ", ".join(f"{k} {v:8.0f} us" for k, v in median.items()), flush=True)
     return results
 
 

@@ -9,7 +9,7 @@ from helpers import make
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sb3_dai import products
-from sb3_dai.compilation import PackedNets, leaves
+from sb3_dai.compilation import CompiledUpdate, PackedNets, leaves
 from sb3_dai.packing import ALIGNMENT, Packed, unpack
 from sb3_dai.products import products_of_our_own
 
@@ -74,6 +74,26 @@ def test_parts_of_the_packed_nets():
     assert packed.n_online == len(packed.target.flat) <= len(packed.nets.flat)
     averaged = packed.nets.flat[packed.first_averaged : packed.n_online]
     assert th.equal(packed.average.joined(list(model.policy.policy_net.parameters())), averaged)
+
+
+def test_other_moments_are_another_graph(monkeypatch):
+    """Those of a loaded optimizer: they are constants of a graph."""
+    model, compiled_for = make("CartPole-v1", compile=True), []
+
+    def compile(self, given, inputs, packed):
+        compiled_for.append(packed.betas)
+        return lambda tensors, packed: (*model._update(given), [])
+
+    monkeypatch.setattr(CompiledUpdate, "_compile", compile)
+    model.learn(60)
+    parameters = copy.deepcopy(model.get_parameters())
+    model.set_parameters(parameters)
+    model.train(gradient_steps=3, batch_size=32)
+    assert compiled_for == [(0.9, 0.999)], "loading alone keeps the graph"
+    parameters["policy.optimizer"]["param_groups"][0]["betas"] = (0.5, 0.9)
+    model.set_parameters(parameters)
+    model.train(gradient_steps=3, batch_size=32)
+    assert compiled_for == [(0.9, 0.999), (0.5, 0.9)]
 
 
 def test_leaves():
