@@ -9,9 +9,10 @@ import torch as th
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from sb3_dai.adam import AdamState, adam_corrections, adam_step
 from sb3_dai.checks import check_losses
-from sb3_dai.packing import Packed
-from sb3_dai.products import compiler_options, products_of_our_own
+from sb3_dai.native_products import compiler_options, native_products
+from sb3_dai.packing import PackedNets
 from sb3_dai.replay import TransitionBatch
 
 if TYPE_CHECKING:
@@ -35,124 +36,6 @@ class UpdateInputs(NamedTuple):
     """What an automatic precision aims at, shape ()"""
     averaging_rate: th.Tensor
     """Share of the newest policy net in the average of all, shape ()"""
-
-
-class AdamState(NamedTuple):
-    """What Adam keeps of a parameter."""
-
-    step: th.Tensor
-    """Number of steps, shape ()"""
-    exp_avg: th.Tensor
-    """Running mean of the gradient, of the parameter's shape"""
-    exp_avg_sq: th.Tensor
-    """Running mean of its square"""
-
-
-def adam_corrections(betas: tuple[float, float], step: Any) -> list[Any]:
-    """
-    Factors that remove the bias of Adam's running means, of the mean and of the square root of the mean square.
-
-    :param betas: decays of the running means
-    :param step: number of the step, from 1: a number, or any shape
-    :return: 1 / (1 - beta_1^step) and (1 - beta_2^step)^(-1/2)
-    """
-    return [1.0 / (1.0 - betas[0] ** step), (1.0 - betas[1] ** step) ** -0.5]
-
-
-@th.no_grad()
-def adam_step(
-    parameter: th.Tensor,
-    gradient: th.Tensor,
-    state: AdamState,
-    learning_rate: th.Tensor | float,
-    betas: tuple[float, float],
-    eps: float,
-    apply: th.Tensor,
-    corrections: th.Tensor | None = None,
-) -> None:
-    """
-    Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), in place.
-
-    :param parameter: any shape
-    :param gradient: same shape
-    :param state: of the parameter
-    :param learning_rate: a number or shape ()
-    :param betas: decays of the running means
-    :param eps: added to the denominator
-    :param apply: whether to do it, shape ()
-    :param corrections: ``adam_corrections`` of the step, shape (2,): a kernel would compute them for each number
-    """
-    step = state.step + 1.0
-    of_mean, of_root = adam_corrections(betas, step) if corrections is None else corrections.unbind()
-    mean = state.exp_avg.lerp(gradient, 1.0 - betas[0])
-    square = state.exp_avg_sq * betas[1] + gradient.square() * (1.0 - betas[1])
-    root = square.sqrt() * of_root + eps
-    moved = parameter - learning_rate * of_mean * mean / root
-    for old, new in zip((parameter, *state), (moved, step, mean, square), strict=True):
-        old.copy_(th.where(apply, new, old))
-
-
-def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
-    """
-    :param optimizer: any
-    :return: whether ``adam_step`` is what it does
-    """
-    variants = ("weight_decay", "amsgrad", "maximize")
-    return type(optimizer) is th.optim.Adam and not any(group[name] for group in optimizer.param_groups for name in variants)
-
-
-class PackedNets:
-    """
-    The nets that learn, their followers and what Adam keeps of them, each as one tensor: an update is then one kernel on few
-    inputs, instead of one for each layer.
-
-    :param model: the agent
-    """
-
-    def __init__(self, model: "DAI") -> None:
-        policy, optimizer = model.policy, model.policy.optimizer
-        online, target = policy.target_pairs()
-        averaged, average = policy.average_pairs()
-        first = {id(parameter) for parameter in online}
-        self.nets = Packed([*online, *(p for p in policy.net_parameters() if id(p) not in first)])
-        self.target, self.average = Packed(target, online), Packed(average, averaged)
-        states = [optimizer.state[parameter] for parameter in self.nets.tensors]
-        adam = [Packed([state["step"] for state in states])]
-        adam += [Packed([state[name] for state in states], self.nets.tensors) for name in ("exp_avg", "exp_avg_sq")]
-        self.nets_and_followers = [self.nets, self.target, self.average]
-        self.parts = [*self.nets_and_followers, *adam]
-        self.first_step = adam[0].tensors[0]
-        self.betas, self.eps = optimizer.param_groups[0]["betas"], optimizer.param_groups[0]["eps"]
-        # Of those that have a target, the last are averaged as well
-        self.n_online = len(self.target.flat)
-        self.first_averaged = self.n_online - len(self.average.flat)
-
-    def tensors(self) -> list[th.Tensor]:
-        """
-        :return: nets, targets, averages, number of steps of each layer, means of the gradient and of its square
-        """
-        if not all(packed.in_place for packed in self.nets_and_followers):
-            for packed in self.parts:
-                packed.place()
-        return [packed.flat for packed in self.parts]
-
-    @staticmethod
-    def possible(model: "DAI") -> bool:
-        """
-        :param model: an agent
-        :return: whether its optimizer is a plain Adam, which has trained all its nets equally often, one type of numbers
-        """
-        policy, optimizer = model.policy, model.policy.optimizer
-        online, averaged = policy.target_pairs()[0], policy.average_pairs()[0]
-        nets = [*online, *policy.net_parameters()]
-        return (
-            is_plain_adam(optimizer)
-            and len({(group["betas"], group["eps"]) for group in optimizer.param_groups}) == 1
-            and all(parameter in optimizer.state for parameter in nets)
-            and len({float(optimizer.state[parameter]["step"]) for parameter in nets}) == 1
-            and len({(parameter.dtype, parameter.device) for parameter in nets}) == 1
-            and [*map(id, averaged)] == [*map(id, online[len(online) - len(averaged) :])]
-        )
 
 
 class _Call(nn.Module):
@@ -357,13 +240,11 @@ class CompiledUpdate:
             return (terms,)
 
         flat = [tensor.detach() for tensor in (*state(packed), *inputs)]
-        products = products_of_our_own() if model.device.type == "cpu" else {}
+        products = native_products() if model.device.type == "cpu" else {}
 
         def compiled_with(options: dict[str, Any]) -> Callable[..., Any]:
-            random_state = th.get_rng_state()
             with th.enable_grad():
                 graph = make_fx(update, {**NORMS, **products}, tracing_mode="fake")(*flat)
-            th.set_rng_state(random_state)
             # Without an environment of shapes, even of constant ones, TorchInductor does not use its cache
             context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))
             # Random numbers are torch's own

@@ -133,18 +133,18 @@ class EnsembleMLP(nn.Module):
         for layer in self.layers:
             hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
             # What torch does around the forward of a module takes as long as a small layer
-            outputs = layer(outputs) if hooked or type(layer) not in MODELESS else layer.forward(outputs)
+            outputs = layer(outputs) if hooked or type(layer) not in PLAIN_LAYERS else layer.forward(outputs)
         return outputs
 
 
-MODELESS = (BatchedLinear, BatchedTable, BatchedLayerNorm, nn.ReLU)
+PLAIN_LAYERS = (BatchedLinear, BatchedTable, BatchedLayerNorm, nn.ReLU)
 """Layers of ours and the usual activation, whose ``forward`` is all that there is to them."""
 
-MODELESS_OF_TORCH = (
+MODELESS = (
     nn.Conv2d, nn.ELU, nn.Flatten, nn.GELU, nn.Identity, nn.LayerNorm, nn.LeakyReLU, nn.Linear, nn.Module, nn.ModuleDict,
     nn.ModuleList, nn.ReLU, nn.Sequential, nn.SiLU, nn.Tanh,
 )  # fmt: skip
-"""They do the same in training and in evaluation."""
+"""Modules of torch that do the same in training and in evaluation."""
 
 
 def heeds_mode(module: nn.Module) -> bool:
@@ -154,7 +154,7 @@ def heeds_mode(module: nn.Module) -> bool:
         Stable-Baselines3 do not; those of others may.
     """
     ours = ("sb3_dai.", "stable_baselines3.")
-    return any(type(part) not in MODELESS_OF_TORCH and not type(part).__module__.startswith(ours) for part in module.modules())
+    return any(type(part) not in MODELESS and not type(part).__module__.startswith(ours) for part in module.modules())
 
 
 class SmallCNN(BaseFeaturesExtractor):

@@ -2,8 +2,14 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch as th
+
+from sb3_dai.adam import is_plain_adam
+
+if TYPE_CHECKING:
+    from sb3_dai.dai import DAI
 
 ALIGNMENT = 16
 """Each piece begins at a multiple of so many numbers, as vector instructions and matrix products like it."""
@@ -21,10 +27,9 @@ class Packed:
         self.tensors = list(tensors)
         dense = [th.empty_like(tensor, device="meta") for tensor in forms or tensors]
         self.sizes = [-(-tensor.numel() // ALIGNMENT) * ALIGNMENT for tensor in dense]
-        starts = [0, *itertools.accumulate(self.sizes)]
-        self.starts = starts[:-1]
-        self.forms = [(tensor.shape, tensor.stride(), start) for tensor, start in zip(dense, self.starts, strict=True)]
-        self.flat = self.tensors[0].detach().new_zeros(starts[-1])
+        *starts, end = [0, *itertools.accumulate(self.sizes)]
+        self.forms = [(tensor.shape, tensor.stride(), start) for tensor, start in zip(dense, starts, strict=True)]
+        self.flat = self.tensors[0].detach().new_zeros(end)
         self.place()
 
     def place(self) -> None:
@@ -67,6 +72,60 @@ class Packed:
         :return: each for all the numbers of its tensor, of the size of ``self.flat``
         """
         return th.cat([scalar.expand(size) for scalar, size in zip(scalars, self.sizes, strict=True)])
+
+
+class PackedNets:
+    """
+    The nets that learn, their followers and what Adam keeps of them, each as one tensor: an update is then one kernel on few
+    inputs, instead of one for each layer.
+
+    :param model: the agent
+    """
+
+    def __init__(self, model: "DAI") -> None:
+        policy, optimizer = model.policy, model.policy.optimizer
+        online, target = policy.target_pairs()
+        averaged, average = policy.average_pairs()
+        first = {id(parameter) for parameter in online}
+        self.nets = Packed([*online, *(p for p in policy.net_parameters() if id(p) not in first)])
+        self.target, self.average = Packed(target, online), Packed(average, averaged)
+        states = [optimizer.state[parameter] for parameter in self.nets.tensors]
+        adam = [Packed([state["step"] for state in states])]
+        adam += [Packed([state[name] for state in states], self.nets.tensors) for name in ("exp_avg", "exp_avg_sq")]
+        self.nets_and_followers = [self.nets, self.target, self.average]
+        self.parts = [*self.nets_and_followers, *adam]
+        self.first_step = adam[0].tensors[0]
+        self.betas, self.eps = optimizer.param_groups[0]["betas"], optimizer.param_groups[0]["eps"]
+        # Of those that have a target, the last are averaged as well
+        self.n_online = len(self.target.flat)
+        self.first_averaged = self.n_online - len(self.average.flat)
+
+    def tensors(self) -> list[th.Tensor]:
+        """
+        :return: nets, targets, averages, number of steps of each layer, means of the gradient and of its square
+        """
+        if not all(packed.in_place for packed in self.nets_and_followers):
+            for packed in self.parts:
+                packed.place()
+        return [packed.flat for packed in self.parts]
+
+    @staticmethod
+    def possible(model: "DAI") -> bool:
+        """
+        :param model: an agent
+        :return: whether its optimizer is a plain Adam, which has trained all its nets equally often, one type of numbers
+        """
+        policy, optimizer = model.policy, model.policy.optimizer
+        online, averaged = policy.target_pairs()[0], policy.average_pairs()[0]
+        nets = [*online, *policy.net_parameters()]
+        return (
+            is_plain_adam(optimizer)
+            and len({(group["betas"], group["eps"]) for group in optimizer.param_groups}) == 1
+            and all(parameter in optimizer.state for parameter in nets)
+            and len({float(optimizer.state[parameter]["step"]) for parameter in nets}) == 1
+            and len({(parameter.dtype, parameter.device) for parameter in nets}) == 1
+            and [*map(id, averaged)] == [*map(id, online[len(online) - len(averaged) :])]
+        )
 
 
 def unpack(tensors: Iterable[th.Tensor]) -> None:

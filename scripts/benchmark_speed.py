@@ -47,7 +47,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
 from sb3_dai import DAI
-from sb3_dai.products import batched_product, products_of_our_own
+from sb3_dai.native_products import native_products
+from sb3_dai.products import batched_product
 from sb3_dai.saving import write_json
 
 N_RANDOM = 1000
@@ -353,7 +354,7 @@ def products(args: argparse.Namespace) -> dict[str, Any]:
         updates where a compiler makes it, and their ratios to torch, by size; batches of 256
     """
     functions: dict[str, Callable[..., Any]] = {"torch": th.bmm, "oneDNN": batched_product}
-    if table := products_of_our_own():
+    if table := native_products():
         functions["ours"] = table[th.ops.aten.bmm.default]
     results: dict[str, Any] = {}
     for n_inputs, n_outputs in ((64, 8), (64, 64), (128, 128), (256, 6), (256, 256), (512, 512)):

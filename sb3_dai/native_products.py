@@ -1,0 +1,85 @@
+"""
+Products of batches of small matrices by product.cpp, which a compiled update takes in place of torch's where they are slower:
+MKL's run at two fifths of an AMD processor's peak, and oneDNN's calls are too long for layers of 64.
+"""
+
+import ctypes
+import functools
+import timeit
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch as th
+
+NARROW = 16
+"""Columns that fill a vector of product.cpp."""
+
+
+@functools.cache
+def native_products() -> dict[Any, Any]:
+    """
+    What a compiled update takes in place of torch's products where that is at least a fifth faster: product.cpp, which the
+    compiler makes for this machine's instructions.
+
+    :return: functions by operators that they stand for; none if there is no compiler, or torch's products are as good
+    """
+    try:
+        from torch._inductor.codecache import CppCodeCache
+
+        source = (Path(__file__).parent / "product.cpp").read_text()
+        library = CppCodeCache.load(source, device_type="cpu", extra_flags=("-ffp-contract=fast",), needs_vec_isa=True)
+        # Compiled code finds it by its name
+        ctypes.CDLL(library._name, mode=ctypes.RTLD_GLOBAL)
+    except Exception:  # It is a part of torch that may change, and only a matter of speed
+        return {}
+    product, aten = th.ops.sb3_dai.product.default, th.ops.aten
+    left, right = th.ones(5, 128, 64), th.ones(5, 64, 64)
+    if seconds(lambda: product(left, right)) > 0.8 * seconds(lambda: th.bmm(left, right)):
+        return {}
+
+    def batched(left: th.Tensor, right: th.Tensor) -> th.Tensor:
+        if left.dtype != th.float32:
+            return NotImplemented
+        # The gradient of a layer with few outputs: whole vectors of its inputs instead
+        if right.shape[2] < NARROW and left.stride(1) == 1 < left.stride(2):
+            return product(right.mT, left.mT).mT
+        return product(left, right)
+
+    def with_bias(bias: th.Tensor, left: th.Tensor, right: th.Tensor, *, beta: float = 1, alpha: float = 1) -> th.Tensor:
+        return bias + product(left, right) if left.dtype == th.float32 and beta == alpha == 1 else NotImplemented
+
+    return {
+        aten.bmm.default: batched,
+        aten.baddbmm.default: with_bias,
+        th.ops.sb3_dai.batched_product.default: batched,
+    }
+
+
+def compiler_options() -> dict[str, Any]:
+    """
+    :return: what lets TorchInductor call the product without torch's dispatcher, a microsecond each time; nothing where it is
+        not taken or cannot be called so
+    """
+    from torch._inductor import config
+
+    if not native_products() or not (
+        hasattr(config.aot_inductor, "custom_ops_to_c_shims") and hasattr(config, "_cache_config_ignore_prefix")
+    ):
+        return {}
+    handles = "AtenTensorHandle left, AtenTensorHandle right, AtenTensorHandle* out"
+    declaration = f"AOTITorchError aoti_torch_cpu_product({handles})"
+    shims = "aot_inductor.custom_ops_to_c_shims"
+    return {
+        shims: {th.ops.sb3_dai.product.default: [declaration]},
+        # An operator has no name in the keys of TorchInductor's cache, which would not keep the graph
+        "_cache_config_ignore_prefix": [*config._cache_config_ignore_prefix, shims],
+    }
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """
+    :param function: something short
+    :return: the least that it took in a few tries
+    """
+    return min(timeit.repeat(function, number=20, repeat=10))
