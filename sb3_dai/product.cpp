@@ -23,6 +23,7 @@ constexpr int64_t COLUMNS = 2 * LANES, DEPTH = 256;
 constexpr int64_t WORK_OF_A_THREAD = 1 << 20;
 
 typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t indices __attribute__((vector_size(LANES * sizeof(int32_t))));
 
 struct Matrix {
   const float* data;
@@ -67,6 +68,44 @@ void rows(Matrix left, const float* panel, float* out, int64_t out_row, int64_t 
   for (; m < n_rows; m++) block<1, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
 }
 
+// Of two vectors that follow each other
+inline vec chosen(vec one, vec other, indices from) {
+#ifdef __clang__
+  vec out;
+  for (int64_t lane = 0; lane < LANES; lane++) out[lane] = from[lane] < LANES ? one[from[lane]] : other[from[lane] - LANES];
+  return out;
+#else
+  return __builtin_shuffle(one, other, from);
+#endif
+}
+
+// Of pairs of rows, each STEP apart, the numbers that lie STEP apart change places
+template <int64_t STEP>
+void swap(vec* rows) {
+  indices first, second;
+  for (int32_t lane = 0; lane < LANES; lane++) {
+    first[lane] = lane & STEP ? LANES + lane - STEP : lane;
+    second[lane] = lane & STEP ? LANES + lane : lane + STEP;
+  }
+  for (int64_t i = 0; i < LANES; i++) {
+    if (i & STEP) continue;
+    const vec one = rows[i], other = rows[i + STEP];
+    rows[i] = chosen(one, other, first);
+    rows[i + STEP] = chosen(one, other, second);
+  }
+}
+
+// A square of LANES rows, from_row apart, into one of LANES columns of the panel
+void transpose(const float* from, int64_t from_row, float* panel) {
+  vec rows[LANES];
+  for (int64_t i = 0; i < LANES; i++) std::memcpy(&rows[i], from + i * from_row, sizeof(vec));
+  swap<1>(rows);
+  swap<2>(rows);
+  swap<4>(rows);
+  if constexpr (LANES == 16) swap<8>(rows);
+  for (int64_t i = 0; i < LANES; i++) std::memcpy(panel + i * COLUMNS, &rows[i], sizeof(vec));
+}
+
 void columns(Matrix left, Matrix right, float* out, int64_t out_row, int64_t n_rows, int64_t n_columns, int64_t depth) {
   alignas(64) float panel[DEPTH * COLUMNS];
   for (int64_t k0 = 0; k0 < depth; k0 += DEPTH) {
@@ -74,11 +113,14 @@ void columns(Matrix left, Matrix right, float* out, int64_t out_row, int64_t n_r
     const float* from = right.data + k0 * right.row;
     if (right.column == 1 && n_columns == COLUMNS) {
       for (int64_t k = 0; k < part; k++) std::memcpy(panel + k * COLUMNS, from + k * right.row, COLUMNS * sizeof(float));
+    } else if (right.row == 1 && n_columns == COLUMNS && part % LANES == 0) {
+      for (int64_t n = 0; n < COLUMNS; n += LANES)
+        for (int64_t k = 0; k < part; k += LANES)
+          transpose(from + k + n * right.column, right.column, panel + k * COLUMNS + n);
     } else {
+      if (n_columns % LANES) std::memset(panel, 0, part * COLUMNS * sizeof(float));
       for (int64_t n = 0; n < n_columns; n++)
         for (int64_t k = 0; k < part; k++) panel[k * COLUMNS + n] = from[k * right.row + n * right.column];
-      for (int64_t n = n_columns; n < (n_columns > LANES ? COLUMNS : LANES); n++)  // the rest is not read
-        for (int64_t k = 0; k < part; k++) panel[k * COLUMNS + n] = 0;
     }
     const Matrix now = {left.data + k0 * left.column, left.row, left.column};
     if (n_columns > LANES)
@@ -94,7 +136,7 @@ at::Tensor product(const at::Tensor& left, const at::Tensor& right) {
               "sizes ", left.sizes(), " and ", right.sizes(), " have no product");
   TORCH_CHECK(left.scalar_type() == at::kFloat && right.scalar_type() == at::kFloat, "single precision alone");
   const int64_t n_members = left.size(0), n_rows = left.size(1), depth = left.size(2), n_columns = right.size(2);
-  if (left.is_meta()) return at::empty({n_members, n_rows, n_columns}, left.options());
+  if (left.is_meta() || right.is_meta()) return at::empty({n_members, n_rows, n_columns}, left.options());
   at::Tensor out = at::detail::empty_cpu({n_members, n_rows, n_columns}, at::kFloat);
   if (depth == 0) return out.zero_();
   const float* left_data = left.const_data_ptr<float>();
