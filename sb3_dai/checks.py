@@ -102,8 +102,7 @@ def check_arguments(model: "DAI") -> None:
     if model.epistemic_weight != "auto":
         check_schedule('epistemic_weight (or a schedule or "auto")', model.epistemic_weight, low=0)
     check_number("prediction_error_weight", model.prediction_error_weight, low=-math.inf)
-    if not callable(model.learning_rate):
-        check_number("learning_rate", model.learning_rate, low=0)
+    check_schedule("learning_rate", model.learning_rate, low=0)
     if model.precision != "auto":
         check_schedule('precision (or a schedule or "auto")', model.precision, low=MIN_PRECISION)
     check_habit_prior(model.habit_prior, model.action_space, model.precision)

@@ -50,10 +50,22 @@ class _Call(nn.Module):
         return self.function(*args)
 
 
-settings_of = operator.attrgetter(
-    "gamma", "tau", "max_grad_norm", "preference_weight", "epistemic_gamma", "bootstrap_entropy", "target_update_interval"
+constants_of = operator.attrgetter(
+    *("gamma", "tau", "max_grad_norm", "preference_weight", "epistemic_gamma", "bootstrap_entropy", "target_update_interval"),
+    "prediction_error_weight",
 )
 """Constants of a compiled update: another value is another graph."""
+
+
+def setting_of(model: "DAI") -> list[Any]:
+    """
+    :param model: the agent
+    :return: what a graph takes for granted of its nets and its optimizer
+    """
+    policy, optimizer = model.policy, model.policy.optimizer
+    rules = (value for group in optimizer.param_groups for name, value in group.items() if name not in ("params", "lr"))
+    free = [parameter.requires_grad for parameter in model.learned_parameters]
+    return [policy.n_moves, len(optimizer.state), *rules, *free]
 
 
 def leaves(value: Any, found: list[Any] | None = None) -> list[Any]:
@@ -88,10 +100,11 @@ class CompiledUpdate:
     def __init__(self, model: "DAI") -> None:
         self.model = model
         self.graphs: dict[Any, Callable[..., Any]] = {}
-        self.ready: dict[Any, Callable[..., Any]] = {}
+        self.ready: dict[Any, tuple[Callable[..., Any], PackedNets | None]] = {}
         self.seen: set[Any] = set()
         self.adam_states: Any = None
-        self.packed: PackedNets | None = None
+        self.settings: list[Any] = []
+        self.setting = -1
         self.failed = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -109,10 +122,13 @@ class CompiledUpdate:
         """
         if self.failed:
             return self.model._update(given)
-        # Adam makes the state of a parameter at its first step, and loading a model replaces all states
-        if self.adam_states is not self.model.policy.optimizer.state:
-            self.adam_states = self.model.policy.optimizer.state
-            self.packed = None
+        model, optimizer = self.model, self.model.policy.optimizer
+        # Adam makes the state of a parameter at its first step, loading a model replaces all states, and moving it the buffers
+        setting = setting_of(model)
+        if self.adam_states is not optimizer.state or self.settings[self.setting] != setting:
+            if setting not in self.settings:
+                self.settings.append(setting)
+            self.adam_states, self.setting = optimizer.state, self.settings.index(setting)
             self.ready.clear()
             self.seen.clear()
         # A tensor in two places is one input
@@ -128,41 +144,47 @@ class CompiledUpdate:
                 inputs.append(leaf)
                 form += (leaf.shape, leaf.stride(), leaf.dtype)
             form.append(place[id(leaf)])
-        model = self.model
-        key = (*form, model.precision == "auto", model.epistemic_weight == "auto", *settings_of(model))
-        run = self.ready.get(key) or self._prepare(key, given, inputs)
-        if run is None:
+        key = (*form, model.precision == "auto", model.epistemic_weight == "auto", *constants_of(model))
+        ready = self.ready.get(key) or self._prepare(key, given, inputs)
+        if ready is None:
             return model._update(given)
-        names, terms, gradients = run(inputs, self.packed)
+        run, packed = ready
+        names, terms, gradients = run(inputs, packed)
         check_losses(names, terms)
         if gradients:
             model._optimize(gradients, given.averaging_rate)
         return names, terms
 
-    def _prepare(self, key: Any, given: UpdateInputs, inputs: list[th.Tensor]) -> Callable[..., Any] | None:
+    def _prepare(
+        self, key: Any, given: UpdateInputs, inputs: list[th.Tensor]
+    ) -> tuple[Callable[..., Any], PackedNets | None] | None:
         """
         :param key: of inputs of one form
         :param given: an example
         :param inputs: the tensors in it, each once
-        :return: what ``_compile`` makes; None for the first update of a form, or if there is no compiler
+        :return: what ``_compile`` makes and what it works on; None for the first update of a form, or if there is no compiler
         """
         if key not in self.seen:
             self.seen.add(key)
             return None
-        if self.packed is None and PackedNets.possible(self.model):
-            self.packed = PackedNets(self.model)
-        kind = key, self.packed and (self.packed.betas, self.packed.eps)
+        packed = next((packed for _, packed in self.ready.values()), None)
+        if packed is None and PackedNets.possible(self.model):
+            packed = PackedNets(self.model)
+        kind = key, self.setting, packed is None
         if kind not in self.graphs:
             try:
-                self.graphs[kind] = self._compile(given, inputs, self.packed)
+                self.graphs[kind] = self._compile(given, inputs, packed)
             # Whatever keeps a compiler from its work: there is none, a net of the user's branches on values, torch is too old
             except Exception as error:
                 reason = (str(error).strip().splitlines() or [""])[0]
-                warnings.warn(f"compile=True: training goes on without it, because of {type(error).__name__}: {reason}")
+                warnings.warn(
+                    f"compile=True: training goes on without it, because of {type(error).__name__}: {reason}. It needs a C++ "
+                    "compiler and nets without branches on values; compile=False is without this warning."
+                )
                 self.failed = True
                 return None
-        self.ready[key] = self.graphs[kind]
-        return self.graphs[kind]
+        self.ready[key] = self.graphs[kind], packed
+        return self.ready[key]
 
     def _compile(self, given: UpdateInputs, inputs: list[th.Tensor], packed: PackedNets | None) -> Callable[..., Any]:
         """
@@ -182,8 +204,10 @@ class CompiledUpdate:
         tensors_by_name = {**dict(call.named_parameters()), **dict(call.named_buffers())}
         name_of = {tensor.data_ptr(): name for name, tensor in tensors_by_name.items()}
         learned = [name_of[parameter.data_ptr()] for parameter in model.learned_parameters]
-        stats = zip(model.batch_norm_stats, model.batch_norm_stats_target, strict=True)
-        copied = [(name_of[one.data_ptr()], name_of[other.data_ptr()]) for one, other in stats]
+        free = {name_of[parameter.data_ptr()]: parameter.requires_grad for parameter in model.learned_parameters}
+        copied = [
+            (name_of[one.data_ptr()], name_of[other.data_ptr()]) for one, other in zip(*model.extractor_buffers, strict=True)
+        ]
         packed_names = [[name_of[x.data_ptr()] for x in part.tensors] for part in packed.nets_and_followers] if packed else []
         loose = {name: x for name, x in tensors_by_name.items() if not any(name in names for names in packed_names)}
         # Of what dual descent learns, all that has learned
@@ -211,7 +235,7 @@ class CompiledUpdate:
                     tensor.update(zip(its_names, part.views(whole), strict=True))
             given_now = [next(rest) for _ in inputs]
 
-            leaf = {name: tensor[name].detach().requires_grad_() for name in learned}
+            leaf = {name: tensor[name].detach().requires_grad_(free[name]) for name in learned}
             args = pytree.tree_map(lambda x: given_now[place[id(x)]] if isinstance(x, th.Tensor) else x, given)
             logged, terms, gradients = th.func.functional_call(call, {**tensor, **leaf}, ([*leaf.values()], args))
             names[:] = logged
@@ -234,9 +258,9 @@ class CompiledUpdate:
                 average.lerp_(nets[packed.first_averaged : packed.n_online], args.averaging_rate * apply)
                 if model.target_update_interval is None:
                     target.lerp_(nets[: packed.n_online], model.tau * apply)
-                    for online_stats, target_stats in copied:
-                        now = tensor[target_stats]
-                        now.copy_(th.where(apply, tensor[online_stats], now))
+                    for buffer, its_copy in copied:
+                        now = tensor[its_copy]
+                        now.copy_(th.where(apply, tensor[buffer], now))
             return (terms,)
 
         flat = [tensor.detach() for tensor in (*state(packed), *inputs)]

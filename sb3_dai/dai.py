@@ -1,7 +1,9 @@
 """Deep active inference as an off-policy algorithm of Stable-Baselines3."""
 
 import copy
+import io
 import math
+import pathlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -13,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
-from stable_baselines3.common.utils import LinearSchedule, get_parameters_by_name, polyak_update
+from stable_baselines3.common.utils import LinearSchedule
 from torch.nn import functional as F
 
 from sb3_dai import free_energy as fe
@@ -251,17 +253,19 @@ class DAI(CrashSafeSaving):
         self.entropy_schedule = LinearSchedule(
             self.exploration_initial_entropy, self.exploration_final_entropy, self.exploration_fraction
         )
-        online, *copies = (
-            get_parameters_by_name(extractor, ["running_"])
-            for extractor in (
-                self.policy.features_extractor, self.policy.features_extractor_target, self.policy.features_extractor_average
-            )
-        )  # fmt: skip
-        self.batch_norm_stats, self.batch_norm_stats_target = online * 2, copies[0] + copies[1]
-        self.learned_parameters = [*self.policy.dual_parameters(), *self.policy.net_parameters()]
-        # A walk through the modules at each gradient step would cost more than the update of the target
-        self.target_pairs, self.average_pairs = self.policy.target_pairs(), self.policy.average_pairs()
+        self._collect_tensors()
         self._compiled_update = CompiledUpdate(self)
+
+    def _collect_tensors(self) -> None:
+        """A walk through the modules at each gradient step would cost more than the update of the target."""
+        policy = self.policy
+        self.n_moves = policy.n_moves
+        self.learned_parameters = [*policy.dual_parameters(), *policy.net_parameters()]
+        self.target_pairs, self.average_pairs = policy.target_pairs(), policy.average_pairs()
+        # Such as the statistics of batch norm
+        online = [*policy.features_extractor.buffers()]
+        copies = [*policy.features_extractor_target.buffers(), *policy.features_extractor_average.buffers()]
+        self.extractor_buffers = online * 2, copies
 
     def _setup_learn(
         self,
@@ -283,7 +287,8 @@ class DAI(CrashSafeSaving):
         check_finite("reward", reward)
         for info in infos:
             check_finite("terminal observation", info.get("terminal_observation", 0.0))
-        self.preference.observe(new_obs, reward, dones, infos)
+        rewards = reward if self._vec_normalize_env is None else self._vec_normalize_env.get_original_reward()
+        self.preference.observe(new_obs, rewards, dones, infos)
         if isinstance(self.policy.transition_model, DirichletTransitions):
             assert isinstance(self._last_obs, np.ndarray)
             ends = [info.get("terminal_observation", obs) for info, obs in zip(infos, new_obs, strict=True)]
@@ -298,6 +303,8 @@ class DAI(CrashSafeSaving):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         policy = self.policy
+        if policy.n_moves != self.n_moves:
+            self._collect_tensors()
         # Switch to train mode (this affects batch norm / dropout)
         policy.set_training_mode(True)
         self._update_learning_rate(policy.optimizer)
@@ -350,7 +357,11 @@ class DAI(CrashSafeSaving):
         """
         losses, samples = self._losses(inputs)
         loss = th.stack([term.reshape(()) for term in losses.values()]).sum()
-        gradients: list[th.Tensor | None] = list(th.autograd.grad(loss, parameters, allow_unused=True))
+        # What is frozen has no gradient
+        found = iter(
+            th.autograd.grad(loss, [parameter for parameter in parameters if parameter.requires_grad], allow_unused=True)
+        )
+        gradients = [next(found) if parameter.requires_grad else None for parameter in parameters]
         if self.max_grad_norm is not None:
             n_dual = len(self.policy.dual_parameters())
             gradients[n_dual:] = clipped(gradients[n_dual:], self.max_grad_norm)
@@ -382,7 +393,7 @@ class DAI(CrashSafeSaving):
         taken = efe(actions)
         # The EFE is an expectation, and that is where squares are least: a rare failure of a large error is no outlier
         errors = F.mse_loss(taken, target.expand_as(taken), reduction="none")
-        value_loss = (errors.mean(dim=1) * head_weights.abs()).sum()
+        value_loss = (errors.mean(dim=1) * head_weights).sum()
 
         # Policy: the variational free energy under the worst of the value nets
         habit = policy.habit(features)
@@ -436,16 +447,16 @@ class DAI(CrashSafeSaving):
 
     def _head_weights(self) -> th.Tensor:
         """
-        :return: weights in G of the value net's heads, shape (len(VALUE_HEADS),). The preference weight is part of the
-            extrinsic target, beside the policy's entropy. A head also learns in proportion to its weight, so that what does
-            not act does not shape the shared layers.
+        :return: weights in G of the value net's heads, at least 0, shape (len(VALUE_HEADS),). The preference weight is part of
+            the extrinsic target, beside the policy's entropy, and the sign of the prediction error's part of its own. A head
+            also learns in proportion to its weight, so that what does not act does not shape the shared layers.
         """
         learns = self.policy.can_gain_information
         automatic = learns and self.epistemic_weight == "auto"
         weight = 0.0
         if learns and not automatic:
             weight = value_at(self._current_progress_remaining, "epistemic_weight", self.epistemic_weight, 0.0)
-        weights = th.tensor([1.0, weight, self.prediction_error_weight], device=self.device)
+        weights = th.tensor([1.0, weight, abs(self.prediction_error_weight)], device=self.device)
         if automatic:
             weights[1:2] = self.policy.log_epistemic_weight.detach().exp()
         return weights
@@ -477,11 +488,13 @@ class DAI(CrashSafeSaving):
         next_epistemic = next_efe[:, 1:2]
         elsewhere = self.policy.mean_epistemic_efe(next_epistemic)
         novelty = self.policy.novelty_scale(information_gain)
+        # Each head is a cost, of which the worst of the value nets is the highest: where surprise is sought, its negative
+        surprise = prediction_error if self.prediction_error_weight >= 0.0 else -prediction_error
         return th.cat(
             [
                 fe.bootstrapped_efe(-self.preference_weight * inputs.log_preference, n_step.dones, discount, soft_efe),
                 fe.continuing_efe(-novelty, one_step.dones, self.epistemic_gamma, next_epistemic, elsewhere),
-                fe.bootstrapped_efe(prediction_error, one_step.dones, self.gamma, next_efe[:, 2:]),
+                fe.bootstrapped_efe(surprise, one_step.dones, self.gamma, next_efe[:, 2:]),
             ],
             dim=1,
         )
@@ -512,8 +525,9 @@ class DAI(CrashSafeSaving):
         online, target = self.target_pairs
         with th.no_grad():
             th._foreach_lerp_(target, online, self.tau)
-        # Copy running stats, see GH issue #996
-        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+            # Such as running statistics, see GH issue #996
+            for buffer, copied in zip(*self.extractor_buffers, strict=True):
+                copied.copy_(buffer)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         super()._update_learning_rate(optimizers)
@@ -539,8 +553,24 @@ class DAI(CrashSafeSaving):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        made_at_setup = ["batch_norm_stats", "batch_norm_stats_target", "learned_parameters", "target_pairs", "average_pairs"]
+        made_at_setup = ["extractor_buffers", "learned_parameters", "target_pairs", "average_pairs", "n_moves"]
         return [*super()._excluded_save_params(), *made_at_setup, "_compiled_update"]
+
+    def get_parameters(self) -> dict[str, dict]:
+        """
+        :return: state of the policy and of its optimizer, by name
+        """
+        self.policy.unpack()  # A state would be pickled with all the memory that it is a part of
+        return super().get_parameters()
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        before = self.replay_buffer
+        super().load_replay_buffer(path, truncate_last_traj)
+        try:
+            self.preference.setup(self)  # May it say so if it cannot be used with such a buffer
+        except ValueError:
+            self.replay_buffer = before
+            raise
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

@@ -120,10 +120,11 @@ class PackedNets:
         nets = [*online, *policy.net_parameters()]
         return (
             is_plain_adam(optimizer)
-            and len({(group["betas"], group["eps"]) for group in optimizer.param_groups}) == 1
+            and len({(*group["betas"], group["eps"]) for group in optimizer.param_groups}) == 1
             and all(parameter in optimizer.state for parameter in nets)
             and len({float(optimizer.state[parameter]["step"]) for parameter in nets}) == 1
             and len({(parameter.dtype, parameter.device) for parameter in nets}) == 1
+            and all(parameter.requires_grad for parameter in nets)
             and [*map(id, averaged)] == [*map(id, online[len(online) - len(averaged) :])]
         )
 

@@ -1,5 +1,6 @@
 """The nets of deep active inference as an SB3 policy."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,8 @@ class DAIPolicy(CrashSafePolicy):
     :param lookahead: Whether the ensemble is asked for the novelty of every action of a ``Discrete`` space, tried or not, so
         that the value net learns only what comes after. It costs twice a forward pass of the ensemble for each action.
     :param n_critics: Number of value nets; the bootstrap takes the worst of them
-    :param lr_multipliers: Factors on the learning rate of the nets "transition", "policy", "value" (1 if absent)
+    :param lr_multipliers: Factors on the learning rate of the nets "transition", "policy", "value" (1 if absent); that of the
+        policy is also that of the features extractor and of an automatic precision and epistemic weight
     :param greedy: What ``predict(deterministic=True)`` takes: the most probable action under the "average" of the policy
         net over the last part of training, or of the "habit" Q(a|s) as it is, or the best by the "extrinsic" value alone,
         without curiosity (of 32 samples and the median for ``Box`` actions)
@@ -70,6 +72,8 @@ class DAIPolicy(CrashSafePolicy):
 
     optimizer: th.optim.Optimizer
     head_weights: th.Tensor
+    n_moves = 0
+    """How often all tensors were moved or converted: who keeps some of them has to look them up again."""
 
     def __init__(
         self,
@@ -227,7 +231,8 @@ class DAIPolicy(CrashSafePolicy):
                 module.train(False)
 
         self.heeds_mode = any(map(heeds_mode, self.children()))
-        if issubclass(self.optimizer_class, th.optim.Adam) and not {"fused", "foreach"} & set(self.optimizer_kwargs):
+        chosen = {"fused", "foreach", "differentiable"} & set(self.optimizer_kwargs)
+        if self.optimizer_class in (th.optim.Adam, th.optim.AdamW) and not chosen:
             self.optimizer_kwargs["fused"] = True
         learning_rate = lr_schedule(1)
         nets = {
@@ -339,16 +344,25 @@ class DAIPolicy(CrashSafePolicy):
         :return: p_k(.|s,a) of each member
         """
         if isinstance(self.transition_model, DirichletTransitions):
-            return self.transition_model.predict(features, actions)
+            return self.transition_model.predict(self._states(features), actions)
         assert self.transition_net is not None
         if self.numbers_pairs:
-            inputs = features.argmax(dim=1) * actions.shape[1] + actions.argmax(dim=1)
+            inputs = self._states(features) * actions.shape[1] + actions.argmax(dim=1)
         else:
             inputs = th.cat([features, actions], dim=1)
         outputs = self.transition_net(inputs)
         if self.transition_prior is not None:
             outputs = outputs + self.prior_scale * self.transition_prior(inputs)
         return self.transition_model(outputs)
+
+    def _states(self, features: th.Tensor) -> th.Tensor:
+        """
+        :param features: of numbered states, shape (batch, n_states)
+        :return: their numbers, shape (batch,)
+        """
+        # Scaled, a state of probability p is sqrt((1 - p) / p) where it is and -sqrt(p / (1 - p)) where it is not. Add p, and
+        # that is above 0 in the one case and never in the other, also of a state that was always or never there
+        return (features + self.features_norm.mean if self.normalize_features else features).argmax(dim=1)
 
     def bootstrap_weights(self, batch_size: int) -> th.Tensor | float:
         """
@@ -409,7 +423,7 @@ class DAIPolicy(CrashSafePolicy):
         :return: one-step part of G(s,.), shape (batch, len(VALUE_HEADS), 1, n_actions), or 0 where nobody asks
         """
         if isinstance(self.transition_model, DirichletTransitions):
-            novelty = self.transition_model.gains_of(features)
+            novelty = self.transition_model.gains_of(self._states(features))
         elif self.lookahead:
             n_actions = self.action_model.code_dim
             actions = th.eye(n_actions, device=features.device).repeat(len(features), 1)
@@ -492,11 +506,10 @@ class DAIPolicy(CrashSafePolicy):
 
         :param mode: if true, set to training mode, else set to evaluation mode
         """
-        # Called with each prediction and each gradient step: a walk through all modules costs more than a prediction
-        if mode != self.training:
-            self.training = mode
-            if self.heeds_mode:
-                self.train(mode)
+        # Called with each prediction and each gradient step: a walk through all modules costs more than a small prediction
+        self.training = mode
+        if self.heeds_mode:
+            self.train(mode)
 
     def train(self, mode: bool = True) -> "DAIPolicy":
         """
@@ -510,9 +523,17 @@ class DAIPolicy(CrashSafePolicy):
             module.train(mode and not name.endswith(COPIES))
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "DAIPolicy":
+        self.n_moves += 1
+        return super()._apply(fn, recurse)
+
+    def unpack(self) -> None:
+        """Give each tensor of the nets and the optimizer its own memory, which a compiled update has in common ones."""
         unpack(self.parameters())
         unpack(value for state in self.optimizer.state.values() for value in state.values() if isinstance(value, th.Tensor))
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.unpack()
         return dict(vars(self))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_dai.checks import check_number
+from sb3_dai.checks import check_choice, check_number
 from sb3_dai.networks import RunningNorm
 from sb3_dai.preferences import OutcomePreference
 
@@ -61,8 +61,7 @@ class LearnedPreference(OutcomePreference):
         terminal: str = "absorbing",
     ) -> None:
         super().__init__(key, terminal)
-        if outcome not in ("return", "success"):
-            raise ValueError(f'outcome={outcome!r}: choose "return" or "success"')
+        check_choice("outcome", outcome, "return", "success")
         check_number("n_episodes", n_episodes, low=2, whole=True)
         if not isinstance(net_arch, list | tuple):
             raise ValueError(f"net_arch={net_arch!r}: give a list of positive layer sizes, for example [32, 32]")

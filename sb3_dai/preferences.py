@@ -12,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_dai import free_energy as fe
-from sb3_dai.checks import check_number
+from sb3_dai.checks import check_choice, check_number
 from sb3_dai.habits import extractor_inputs
 from sb3_dai.replay import Samples
 
@@ -47,7 +47,7 @@ class Preference(Protocol):
         One step of each environment, for preferences that learn.
 
         :param next_obs: observations after the step, those of the next episode where one ended, shape (n_envs, ...)
-        :param rewards: shape (n_envs,)
+        :param rewards: as the environment gives them, whatever a ``VecNormalize`` makes of them, shape (n_envs,)
         :param dones: whether an episode ended or was cut off, shape (n_envs,)
         :param infos: of each environment; an episode's last observation is its ``terminal_observation``
         """
@@ -109,8 +109,7 @@ class OutcomePreference(Preference):
     """
 
     def __init__(self, key: str | None = None, terminal: str = "absorbing") -> None:
-        if terminal not in ("absorbing", "end"):
-            raise ValueError(f'terminal={terminal!r}: choose "absorbing" or "end"')
+        check_choice("terminal", terminal, "absorbing", "end")
         self.key = key
         self.terminal = terminal
 

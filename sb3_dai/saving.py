@@ -210,7 +210,8 @@ class CrashSafeSaving(OffPolicyAlgorithm):
         :raises ValueError: if the file is damaged, is not a model saved by DAI, or does not match the model
         """
         if isinstance(load_path_or_dict, dict):
-            super().set_parameters(load_path_or_dict, exact_match, device)
+            # A copy: torch takes over the optimizer's tensors, which may be those of another model
+            super().set_parameters(copy.deepcopy(load_path_or_dict), exact_match, device)
         else:
             with _open_model(load_path_or_dict) as file:
                 super().set_parameters(file, exact_match, device)  # type: ignore[arg-type]

@@ -254,20 +254,20 @@ class DirichletTransitions(CategoricalTransitions):
             row[next_state] += 1.0
             self.gains[state, action] = fe.dirichlet_information_gain(row)
 
-    def gains_of(self, features: th.Tensor) -> th.Tensor:
+    def gains_of(self, states: th.Tensor) -> th.Tensor:
         """
-        :param features: one-hot s, scaled or not, shape (batch, n_states)
+        :param states: numbers of s, shape (batch,)
         :return: information gain of each action, shape (batch, n_actions)
         """
-        return self.gains[features.argmax(dim=1), :, 0]
+        return self.gains[states, :, 0]
 
-    def predict(self, features: th.Tensor, actions: th.Tensor) -> DirichletPrediction:
+    def predict(self, states: th.Tensor, actions: th.Tensor) -> DirichletPrediction:
         """
-        :param features: one-hot s, scaled or not: its largest is the state's, shape (batch, n_states)
+        :param states: numbers of s, shape (batch,)
         :param actions: one-hot, shape (batch, n_actions)
         :return: p(.|s,a)
         """
-        pairs = features.argmax(dim=1), actions.argmax(dim=1)
+        pairs = states, actions.argmax(dim=1)
         return DirichletPrediction(self.counts[pairs], self.gains[pairs])
 
 

@@ -6,15 +6,18 @@ in those and hands over to the Zoo's own command.
 """
 
 import argparse
+import functools
 import pkgutil
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+import sb3_dai.envs  # noqa: F401  # Registers the worlds of this package
 from sb3_dai.dai import DAI
 from sb3_dai.preference_learning import LearnedPreference
 from sb3_dai.preferences import GaussianPreference, RewardPreference
@@ -60,12 +63,13 @@ class ActingDAI(DAI):
 
 def sample_dai_params(trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict) -> dict[str, Any]:
     """
-    Draw hyperparameters for one trial of a search. Those of hindsight replay keep their values.
+    Draw hyperparameters for one trial of a search. ``n_steps`` keeps its value: goals, hindsight replay, dictionaries of
+    observations and the memory-efficient buffer know returns of one step alone.
 
     :param trial: the trial
     :param n_actions: number of action dimensions (unused)
     :param n_envs: number of environments (unused)
-    :param additional_args: what the Zoo knows of the replay buffer
+    :param additional_args: what the Zoo knows of the replay buffer (unused)
     :return: arguments of DAI
     """
     trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
@@ -80,8 +84,6 @@ def sample_dai_params(trial: "optuna.Trial", n_actions: int, n_envs: int, additi
     # Both in every trial, used or not: the Zoo's multivariate sampler cannot model a parameter that comes and goes
     trial.suggest_categorical("auto_precision", [True, False])
     trial.suggest_float("precision", 0.3, 30.0, log=True)
-    if not additional_args["using_her_replay_buffer"]:  # which has no n-step returns
-        trial.suggest_int("n_steps", 1, 5)
     # `--trial-id` reads the raw values of the study and converts them again, so the trial holds nothing else
     return convert_dai_params(trial.params)
 
@@ -154,6 +156,28 @@ def register(algorithm: type[DAI] = DAI) -> None:
     HYPERPARAMS_CONVERTER["dai"] = convert_dai_params
 
 
+def pruning(objective: Callable[..., float]) -> Callable[..., float]:
+    """
+    The Zoo prunes a trial whose training fails, but one whose hyperparameters do not go with the entry of the environment
+    (an automatic precision with a ``habit_prior``) would end the search.
+
+    :param objective: method of the Zoo's ``ExperimentManager``, from a trial to its score
+    :return: the same, for which such a trial is pruned
+    """
+
+    @functools.wraps(objective)
+    def pruned(*args: Any) -> float:
+        import optuna
+
+        try:
+            return objective(*args)
+        except (AssertionError, NotImplementedError, ValueError) as error:
+            print(f"Pruned: {error}")
+            raise optuna.TrialPruned(str(error)) from error
+
+    return pruned
+
+
 def complete_train_options(options: list[str]) -> list[str]:
     """
     :param options: options of ``train``
@@ -205,7 +229,12 @@ def main() -> None:
         sys.argv = [f"{sys.argv[0]} {command}", *options]
         register(DAI if command == "train" else ActingDAI)
         target = COMMANDS[command]
-        if ":" in target:
+        if command == "train":
+            from rl_zoo3.exp_manager import ExperimentManager
+
+            with patch.object(ExperimentManager, "objective", pruning(ExperimentManager.objective)):
+                pkgutil.resolve_name(target)()
+        elif ":" in target:
             pkgutil.resolve_name(target)()
         else:
             with patch("subprocess.call", call_through_here):

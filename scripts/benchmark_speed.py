@@ -121,11 +121,13 @@ def gradient_step_time(model: Any, n_steps: int) -> float:
     :param n_steps: number of gradient steps
     :return: microseconds of one
     """
-    n_calls = max(n_steps // 2, 1)
-    result = microseconds(lambda: model.train(gradient_steps=2, batch_size=model.batch_size), n_calls) / 2
-    if th.device(model.device).type == "cuda":
-        th.cuda.synchronize()
-    return result
+
+    def train() -> None:
+        model.train(gradient_steps=2, batch_size=model.batch_size)
+        if th.device(model.device).type == "cuda":
+            th.cuda.synchronize()
+
+    return microseconds(train, max(n_steps // 2, 1)) / 2
 
 
 def steps(args: argparse.Namespace) -> dict[str, Any]:
@@ -202,7 +204,7 @@ def breakdown(args: argparse.Namespace) -> dict[str, Any]:
         setattr(owner, attribute, timed(name, getattr(owner, attribute)))
     for _ in range(args.repeats):
         gradient_step_time(model, args.gradient_steps)
-    n_steps = args.repeats * (args.gradient_steps // 2) * 2
+    n_steps = args.repeats * max(args.gradient_steps // 2, 1) * 2
     result = {name: round(spent[name] / n_steps * 1e6, 1) for name, *_ in parts}
     inside = ("sampling", "losses in all", "backward", "clipping", "optimizer", "target nets")
     result["logging, schedules and the rest"] = round(result["in all"] - sum(result[name] for name in inside), 1)

@@ -66,7 +66,7 @@ def run(seed: int, steps: int, mended: set[str]) -> dict[str, Any]:
     th.set_num_threads(1)
     set_random_seed(seed)
     env = gym.make("CartPole-v1")
-    memory = ReplayBuffer(MEMORY, env.observation_space, env.action_space, handle_timeout_termination=False)
+    memory = ReplayBuffer(MEMORY, env.observation_space, env.action_space, device="cpu", handle_timeout_termination=False)
     nets = {"transition": net(5, 4), "policy": net(4, 2), "value": net(4, 2), "target": net(4, 2)}
     nets["target"].load_state_dict(nets["value"].state_dict())
     trained = [p for name in ("transition", "policy", "value") for p in nets[name].parameters()]

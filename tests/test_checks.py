@@ -110,6 +110,8 @@ BAD_ARGUMENTS = [
     *((name, -1) for name in NUMBERS if name not in ("gradient_steps", "prediction_error_weight")),
     *((name, None) for name in NUMBERS if name not in ("max_grad_norm", "target_update_interval")),
     ("exploration_fraction", 0),
+    ("learning_rate", lambda progress: NAN),
+    ("learning_rate", lambda progress: -progress),
     ("precision", "Auto"),
     ("n_steps", "3"),
     ("n_steps", "auto"),

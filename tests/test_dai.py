@@ -135,6 +135,21 @@ def test_prediction_error_avoids_or_seeks_surprise(weight, preferred):
     assert model.predict(np.zeros(2, np.float32), deterministic=True)[0] == preferred
 
 
+@pytest.mark.parametrize(("weight", "expected"), [(2.0, 7.0), (-2.0, -3.0)])
+def test_the_worst_of_the_value_nets_is_the_one_of_the_higher_cost(weight, expected):
+    """By hand: the two nets expect surprises of 3 and 7, at a discount of 1 and none now. Who seeks surprise counts on 3."""
+    model = filled(DAI("MlpPolicy", Chain(), prediction_error_weight=weight, gamma=1.0, policy_kwargs=SMALL, device="cpu"))
+    (batch,) = sample_transitions(model.replay_buffer, 8)
+    assert model._head_weights()[2] == 2.0
+    sign = 1.0 if weight > 0 else -1.0
+    for member, surprise in enumerate((3.0, 7.0)):
+        last = model.policy.value_net_target.layers[-1]
+        with th.no_grad():
+            last.weight[member], last.bias[member] = 0.0, sign * surprise
+    target = model._efe_target(inputs_of(model, batch), th.zeros(8, N_STATES), th.zeros(8, 1), th.zeros(8, 1))[:, 2:]
+    th.testing.assert_close(target, expected * (1.0 - batch.one_step.dones))
+
+
 def test_information_gain_is_higher_where_nothing_was_seen():
     class Walk(NoisyChoice):
         """A random walk: the next observation is near the last."""

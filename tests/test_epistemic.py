@@ -49,16 +49,24 @@ def test_predictions_are_the_share_of_the_counts():
     assert model.counts.sum(dim=-1).allclose(th.ones(3, 2)), "one by default"
     model = DirichletTransitions(3, 2, prior_count=0.5)
     model.count(np.array([1, 1, 1]), np.array([0, 0, 1]), np.array([2, 2, 0]))
-    states, actions = th.eye(3)[[1, 1, 0]], th.eye(2)[[0, 1, 1]]
-    # Scaled features too have their largest where the one is
-    for features in (states, 3.0 * states - 1.0):
-        prediction = model.predict(features, actions)
-        expected = th.tensor([[[0.5, 0.5, 2.5]], [[1.5, 0.5, 0.5]], [[0.5, 0.5, 0.5]]]).movedim(1, 0)
-        th.testing.assert_close(prediction.log_prob.exp(), expected / expected.sum(dim=-1, keepdim=True))
-        th.testing.assert_close(prediction.information_gain(), fe.dirichlet_information_gain(expected[0]))
-        th.testing.assert_close(prediction.variance(), fe.dirichlet_variance(expected[0]))
-        gain = prediction.information_gain().ravel().tolist()
-        assert gain[2] > gain[1] > gain[0] > 0, "the less, the more was seen"
+    prediction = model.predict(th.tensor([1, 1, 0]), th.eye(2)[[0, 1, 1]])
+    expected = th.tensor([[[0.5, 0.5, 2.5]], [[1.5, 0.5, 0.5]], [[0.5, 0.5, 0.5]]]).movedim(1, 0)
+    th.testing.assert_close(prediction.log_prob.exp(), expected / expected.sum(dim=-1, keepdim=True))
+    th.testing.assert_close(prediction.information_gain(), fe.dirichlet_information_gain(expected[0]))
+    th.testing.assert_close(prediction.variance(), fe.dirichlet_variance(expected[0]))
+    gain = prediction.information_gain().ravel().tolist()
+    assert gain[2] > gain[1] > gain[0] > 0, "the less, the more was seen"
+
+
+@pytest.mark.parametrize("seen", [[2], [2, 3], [2] * 3000 + [3]])
+@pytest.mark.parametrize("normalize_features", [True, False])
+def test_numbers_of_states_are_read_from_their_features(seen, normalize_features):
+    """Also if they always were the same, and are 0 in units of their deviation, and if one is so rare that it is clipped."""
+    policy = make(Chain(), policy_kwargs=dict(COUNTING, normalize_features=normalize_features)).policy
+    for _ in range(3):
+        policy.features_norm.update(policy.extract_features(th.tensor(seen)))
+    states = th.tensor([*seen[:1], seen[-1], 4])
+    assert th.equal(policy._states(policy.features(states)), states)
 
 
 def test_counts_are_saved_and_go_on(tmp_path):

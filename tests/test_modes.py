@@ -6,6 +6,7 @@ import torch as th
 from helpers import ACTIONS, BatchNormDropout, action_spaces, differing, make, stack, state_of
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from worlds import VECTOR, SampledEnv
 
 
@@ -66,6 +67,55 @@ def test_set_training_mode_leaves_the_targets_alone(batch_norm_model):
             assert not any(module.training for module in net.modules())
         assert th.equal(policy.features(many), policy.features(many)) is not mode, "dropout belongs to training"
         assert th.equal(policy.features(many, target=True), policy.features(many, target=True))
+
+
+def test_what_was_put_in_another_mode_rests_in_prediction(batch_norm_model):
+    policy = batch_norm_model.policy
+    policy.set_training_mode(False)
+    policy.features_extractor.train()
+    policy.set_training_mode(False)
+    assert not any(module.training for module in policy.features_extractor.modules())
+
+
+class Drifting(BaseFeaturesExtractor):
+    """Has a buffer of its own, which is no running statistic of torch's."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 3)
+        self.register_buffer("seen", th.zeros((), dtype=th.long))
+
+    def forward(self, observations):
+        if self.training:
+            self.seen += 1
+        return observations * (1.0 + 0.01 * self.seen)
+
+
+@pytest.mark.parametrize("interval", [None, 1])
+def test_buffers_of_any_name_reach_the_target_and_the_average(interval):
+    policy_kwargs = dict(net_arch=[16], features_extractor_class=Drifting)
+    model = make(SampledEnv(), policy_kwargs=policy_kwargs, target_update_interval=interval).learn(60)
+    model._update_target()
+    policy = model.policy
+    copies = (policy.features_extractor_target, policy.features_extractor_average)
+    assert policy.features_extractor.seen > 0 and all(copied.seen == policy.features_extractor.seen for copied in copies)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_what_is_frozen_stays_and_the_rest_learns(compile, monkeypatch):
+    """A pretrained extractor, say; also if it is frozen, or thawed, in the midst of training."""
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", lambda graph, inputs: graph)
+    model = with_batch_norm(ACTIONS["discrete"], compile=compile).learn(60)
+    frozen = model.policy.features_extractor
+    weight, policy_weight = frozen.layers[2].weight, next(model.policy.policy_net.parameters())
+    for free in (False, True):
+        frozen.requires_grad_(free)
+        before, policy_before = weight.clone(), policy_weight.clone()
+        model.train(gradient_steps=5, batch_size=32)
+        assert th.equal(before, weight) is not free and not th.equal(policy_before, policy_weight)
+    never = with_batch_norm(ACTIONS["discrete"], compile=compile)
+    never.policy.features_extractor.requires_grad_(False)
+    before = never.policy.features_extractor.layers[2].weight.clone()
+    assert th.equal(never.learn(60).policy.features_extractor.layers[2].weight, before)
 
 
 def test_training_and_acting_each_set_their_mode(batch_norm_model, monkeypatch):

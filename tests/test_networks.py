@@ -128,6 +128,11 @@ def test_hooks_hear_each_layer():
     assert heard == list(net.layers)
     for handle in handles:
         handle.remove()
+    heard.clear()
+    handle = th.nn.modules.module.register_module_forward_hook(lambda module, given, output: heard.append(module))
+    net(th.zeros(5, 3))
+    handle.remove()
+    assert heard == [*net.layers, net], "hooks of all modules too"
     before = net(th.zeros(5, 3))
     net.layers[-1].register_forward_hook(lambda module, given, output: output + 1.0)
     assert th.equal(net(th.zeros(5, 3)), before + 1.0)

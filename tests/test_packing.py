@@ -64,6 +64,10 @@ def test_which_nets_can_be_packed():
     model.policy.optimizer.state[parameter]["step"] += 1.0
     assert not PackedNets.possible(model), "not as often as the others"
     model.policy.optimizer.state[parameter]["step"] -= 1.0
+    assert PackedNets.possible(model)
+    parameter.requires_grad_(False)
+    assert not PackedNets.possible(model), "frozen"
+    parameter.requires_grad_(True)
     model.policy.optimizer.param_groups[0]["weight_decay"] = 0.1
     assert not PackedNets.possible(model), "no plain Adam"
 
@@ -99,6 +103,9 @@ def test_other_moments_are_another_graph(monkeypatch):
     model.set_parameters(parameters)
     model.train(gradient_steps=3, batch_size=32)
     assert compiled_for == [(0.9, 0.999), (0.5, 0.9)]
+    model.policy.optimizer.param_groups[0]["betas"] = [0.5, 0.8]
+    model.train(gradient_steps=3, batch_size=32)
+    assert compiled_for == [(0.9, 0.999), (0.5, 0.9), [0.5, 0.8]], "whoever sets them"
 
 
 def test_leaves():
@@ -111,7 +118,7 @@ def test_packed_nets_move_and_are_pickled():
     # Groups of parameters, each with a learning rate of its own
     kwargs = dict(policy_kwargs=dict(net_arch=[8], lr_multipliers=dict(transition=0.5)))
     plain, compiled = (make("CartPole-v1", seed=1, compile=c, **kwargs).learn(60, log_interval=1000) for c in (False, True))
-    assert compiled._compiled_update.packed is not None
+    assert all(packed is not None for _, packed in compiled._compiled_update.ready.values())
 
     def alike():
         for model in (plain, compiled):
@@ -131,7 +138,11 @@ def test_packed_nets_move_and_are_pickled():
         parameters = [*model.policy.value_net.parameters()]
         th.nn.utils.vector_to_parameters(0.9 * th.nn.utils.parameters_to_vector(parameters), parameters)
     alike()
+    for model in (plain, compiled):  # New tensors, of which the compiler knows nothing
+        model.policy.double().float()
+    alike()
+    assert len(pickle.dumps(compiled.get_parameters())) < 1.2 * len(pickle.dumps(plain.get_parameters()))
     copied = copy.deepcopy(compiled.policy.state_dict())
     twin = pickle.loads(pickle.dumps(compiled.policy))
     assert all(th.equal(copied[name], tensor) for name, tensor in twin.state_dict().items())
-    assert len(compiled._compiled_update.graphs) == 1
+    assert len(compiled._compiled_update.graphs) == 2, "one more for the tensors that were converted"

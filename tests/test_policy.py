@@ -1,6 +1,7 @@
 """The policy as an object: its spaces, arguments and copies."""
 
 import copy
+import functools
 import inspect
 import pickle
 
@@ -257,3 +258,12 @@ def test_vectors_are_read_as_stable_baselines_reads_them(dtype):
     assert policy.reads_vectors and theirs.dtype == th.float32
     th.testing.assert_close(policy.extract_features(obs), theirs, rtol=0.0, atol=0.0)
     assert not make(SampledEnv(spaces.Box(0, 1, (2, 3), dtype)), seed=0).policy.reads_vectors
+
+
+def test_an_optimizer_may_be_any_function_that_makes_one():
+    optimizer_class = functools.partial(th.optim.Adam, weight_decay=0.01)
+    model = make(policy_kwargs=dict(net_arch=[16], optimizer_class=optimizer_class)).learn(60)
+    assert model.policy.optimizer.param_groups[0]["weight_decay"] == 0.01
+    assert make().policy.optimizer.param_groups[0]["fused"]
+    one_by_one = dict(net_arch=[16], optimizer_kwargs=dict(foreach=True))
+    assert not make(policy_kwargs=one_by_one).policy.optimizer.param_groups[0]["fused"]

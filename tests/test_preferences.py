@@ -11,10 +11,11 @@ from gymnasium import spaces
 from helpers import make, policy_for
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from worlds import BOX, DISCRETE, IMAGE, VECTOR, SampledEnv
+from worlds import BOX, DISCRETE, IMAGE, VECTOR, CounterEnv, SampledEnv
 
 from sb3_dai import DAI, GaussianPreference, LearnedPreference, Preference, RewardPreference
 from sb3_dai import free_energy as fe
@@ -282,6 +283,15 @@ def test_an_episode_is_remembered_evenly_and_to_its_end():
     assert (short.sample() == 3.0).all()
 
 
+def test_rewards_count_as_the_environment_gives_them():
+    """What VecNormalize makes of a reward drifts from episode to episode."""
+    env = VecNormalize(make_vec_env(lambda: CounterEnv()), norm_reward=True)
+    model = make(env, preference=LearnedPreference()).learn(60)
+    preference = model.preference
+    expected = make(make_vec_env(lambda: CounterEnv()), preference=LearnedPreference()).learn(60).preference.scores
+    assert preference.n_seen > 1 and np.array_equal(preference.scores, expected) and expected.any()
+
+
 def test_episodes_that_are_cut_by_a_reset_are_forgotten():
     model = make(Line(), preference=LearnedPreference(), learning_starts=10_000).learn(15)
     assert (model.preference.n_seen, model.preference.unfinished[0].n) == (1, 5)
@@ -321,6 +331,15 @@ def test_the_users_object_stays_as_it_was():
     before = copy.deepcopy(vars(preference))
     model = make(Line(), preference=preference).learn(30)
     assert vars(preference) == before and model.preference.n_seen == 3
+
+
+def test_a_buffer_that_does_not_go_with_the_goal_is_refused_when_it_is_loaded(tmp_path):
+    make(SampledEnv(), n_steps=3).learn(20).save_replay_buffer(tmp_path / "buffer")
+    model = make(SampledEnv(), preference=GaussianPreference(0.0, 1.0)).learn(30)
+    before = model.replay_buffer
+    with pytest.raises(ValueError, match="preference=GaussianPreference"):
+        model.load_replay_buffer(tmp_path / "buffer")
+    assert model.replay_buffer is before
 
 
 def test_a_goal_is_saved(tmp_path):

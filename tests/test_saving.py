@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import action_spaces
+from helpers import action_spaces, make
 from stable_baselines3 import DQN
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.logger import Logger
@@ -320,3 +320,13 @@ def test_her_training_goes_on_from_the_files(her_model, tmp_path, truncate):
     resumed.learn(50, reset_num_timesteps=False)
     assert buffer.size() == size + 50 and resumed._n_updates == updates + 50
     assert all(th.isfinite(value).all() for value in resumed.policy.state_dict().values())
+
+
+def test_parameters_of_another_model_are_copied():
+    """Torch gives both optimizers the same moments."""
+    models = [make(seed=seed).learn(60) for seed in (0, 1)]
+    models[1].set_parameters(models[0].get_parameters())
+    before = [value.clone() for state in models[0].policy.optimizer.state.values() for value in state.values()]
+    models[1].train(gradient_steps=2, batch_size=32)
+    after = [value for state in models[0].policy.optimizer.state.values() for value in state.values()]
+    assert all(map(th.equal, before, after))

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,11 +126,10 @@ def test_missing_package_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPat
         run("plot_train")
 
 
-@pytest.mark.parametrize("her", [False, True])
-def test_every_sampled_trial_builds_a_model(her: bool, run: Run) -> None:
+def test_every_sampled_trial_builds_a_model(run: Run) -> None:
     with pytest.raises(SystemExit):
         run("train", "--help")  # registers
-    additional_args = {"using_her_replay_buffer": her, "her_kwargs": {}}
+    additional_args: dict[str, Any] = {"using_her_replay_buffer": False, "her_kwargs": {}}
     seen = []
 
     def objective(trial: optuna.Trial) -> float:
@@ -141,7 +141,6 @@ def test_every_sampled_trial_builds_a_model(her: bool, run: Run) -> None:
     assert {sampled["precision"] == "auto" for sampled in seen} == {True, False}
     for trial, sampled in zip(study.trials, seen, strict=True):
         assert HYPERPARAMS_CONVERTER["dai"](trial.params) == sampled
-        assert ("n_steps" in sampled) is not her
         model = DAI("MlpPolicy", ENV_ID, buffer_size=10, **sampled)
         assert model.policy.net_arch == sampled["policy_kwargs"]["net_arch"]
         assert model.batch_size == 2 ** trial.params["batch_size_pow"]
@@ -155,6 +154,16 @@ def test_search_then_train_its_trial(run: Run, tmp_path: Path) -> None:
     config = saved(tmp_path, "config.yml", run_id=2)  # the search itself was the first
     assert {"batch_size", "gamma", "policy_kwargs", "n_timesteps"} <= set(config)
     assert not {"batch_size_pow", "one_minus_gamma", "auto_precision"} & set(config)
+
+
+def test_a_search_survives_what_does_not_go_with_the_entry(run: Run, tmp_path: Path) -> None:
+    """An automatic precision, which half of the trials draw, and habits."""
+    study = ["--storage", str(tmp_path / "study.log"), "--study-name", "s", "--algo", "dai", "--env", "sb3_dai/GridWorld-v0"]
+    options = ["-n", "110", "--seed", "1", "-f", str(tmp_path), "--eval-episodes", "1", "-conf", "goals", "--no-optim-plots"]
+    run("train", *study, *options, "-optimize", "--n-trials", "6", "--n-evaluations", "1")
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.log")))
+    states = [trial.state.name for trial in optuna.load_study(study_name="s", storage=storage).trials]
+    assert set(states) == {"PRUNED", "COMPLETE"}
 
 
 def test_other_commands_start_through_this_module(monkeypatch: pytest.MonkeyPatch) -> None:
