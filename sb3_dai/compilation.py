@@ -128,9 +128,10 @@ class CompiledUpdate:
         if self.adam_states is not optimizer.state or self.settings[self.setting] != setting:
             if setting not in self.settings:
                 self.settings.append(setting)
+            if self.adam_states is not optimizer.state:
+                self.seen.clear()
             self.adam_states, self.setting = optimizer.state, self.settings.index(setting)
             self.ready.clear()
-            self.seen.clear()
         # A tensor in two places is one input
         place: dict[int, int] = {}
         inputs: list[th.Tensor] = []
@@ -164,7 +165,7 @@ class CompiledUpdate:
         :param inputs: the tensors in it, each once
         :return: what ``_compile`` makes and what it works on; None for the first update of a form, or if there is no compiler
         """
-        if key not in self.seen:
+        if key not in self.seen or not self.adam_states:
             self.seen.add(key)
             return None
         packed = next((packed for _, packed in self.ready.values()), None)

@@ -94,7 +94,9 @@ def test_other_moments_are_another_graph(monkeypatch):
         return lambda tensors, packed: (*model._update(given), [])
 
     monkeypatch.setattr(CompiledUpdate, "_compile", compile)
-    model.learn(60)
+    model.learn(52)
+    assert model._n_updates == 2 and len(compiled_for) == 1, "the first makes Adam's state, the second is compiled"
+    model.learn(10, reset_num_timesteps=False)
     parameters = copy.deepcopy(model.get_parameters())
     model.set_parameters(parameters)
     model.train(gradient_steps=3, batch_size=32)
@@ -106,6 +108,10 @@ def test_other_moments_are_another_graph(monkeypatch):
     model.policy.optimizer.param_groups[0]["betas"] = [0.5, 0.8]
     model.train(gradient_steps=3, batch_size=32)
     assert compiled_for == [(0.9, 0.999), (0.5, 0.9), [0.5, 0.8]], "whoever sets them"
+    model.policy.optimizer.state.clear()
+    model.train(gradient_steps=3, batch_size=32)
+    assert len(compiled_for) == 3, "Adam begins again, with the same graph"
+    assert {int(state["step"]) for state in model.policy.optimizer.state.values()} == {3}
 
 
 def test_leaves():
