@@ -31,7 +31,7 @@ class Preference(Protocol):
 
     def setup(self, model: "DAI") -> None:
         """
-        Called when the model has been made or loaded.
+        Called when the model has been made or loaded, and when it has loaded a replay buffer.
 
         :param model: the algorithm, with its replay buffer and policy
         :raises ValueError: if the preference cannot be used with it

@@ -118,6 +118,7 @@ void columns(Matrix left, Matrix right, float* out, int64_t out_row, int64_t n_r
         for (int64_t k = 0; k < part; k += LANES)
           transpose(from + k + n * right.column, right.column, panel + k * COLUMNS + n);
     } else {
+      // What fills up a vector is not stored, but denormal numbers would take their time
       if (n_columns % LANES) std::memset(panel, 0, part * COLUMNS * sizeof(float));
       for (int64_t n = 0; n < n_columns; n++)
         for (int64_t k = 0; k < part; k++) panel[k * COLUMNS + n] = from[k * right.row + n * right.column];

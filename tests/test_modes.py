@@ -82,7 +82,7 @@ class Drifting(BaseFeaturesExtractor):
 
     def __init__(self, observation_space):
         super().__init__(observation_space, 3)
-        self.register_buffer("seen", th.zeros((), dtype=th.long))
+        self.register_buffer("seen", th.zeros(()))
 
     def forward(self, observations):
         if self.training:
@@ -98,6 +98,10 @@ def test_buffers_of_any_name_reach_the_target_and_the_average(interval):
     policy = model.policy
     copies = (policy.features_extractor_target, policy.features_extractor_average)
     assert policy.features_extractor.seen > 0 and all(copied.seen == policy.features_extractor.seen for copied in copies)
+    policy.double().float()  # New tensors in the place of the old
+    model.train(gradient_steps=3, batch_size=32)
+    model._update_target()
+    assert all(copied.seen == policy.features_extractor.seen for copied in copies)
 
 
 @pytest.mark.parametrize("compile", [False, True])

@@ -87,11 +87,16 @@ def test_parts_of_the_packed_nets():
 
 def test_other_moments_are_another_graph(monkeypatch):
     """Those of a loaded optimizer: they are constants of a graph."""
-    model, compiled_for = make("CartPole-v1", compile=True), []
+    model, compiled_for, ran = make("CartPole-v1", compile=True), [], []
 
     def compile(self, given, inputs, packed):
         compiled_for.append(packed.betas)
-        return lambda tensors, packed: (*model._update(given), [])
+
+        def run(tensors, packed):
+            ran.append(packed.betas)
+            return *model._update(given), []
+
+        return run
 
     monkeypatch.setattr(CompiledUpdate, "_compile", compile)
     model.learn(52)
@@ -109,8 +114,9 @@ def test_other_moments_are_another_graph(monkeypatch):
     model.train(gradient_steps=3, batch_size=32)
     assert compiled_for == [(0.9, 0.999), (0.5, 0.9), [0.5, 0.8]], "whoever sets them"
     model.policy.optimizer.state.clear()
+    ran.clear()
     model.train(gradient_steps=3, batch_size=32)
-    assert len(compiled_for) == 3, "Adam begins again, with the same graph"
+    assert len(compiled_for) == 3 and len(ran) == 2, "Adam begins again, and then with the same graph"
     assert {int(state["step"]) for state in model.policy.optimizer.state.values()} == {3}
 
 
