@@ -119,7 +119,7 @@ BAD_ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), BAD_ARGUMENTS, ids=lambda x: str(x))
+@pytest.mark.parametrize(("name", "value"), BAD_ARGUMENTS, ids=lambda x: getattr(x, "__name__", str(x)))
 def test_bad_argument_is_named_with_its_value(name, value):
     with pytest.raises(ValueError) as caught:
         make(**{name: value})
