@@ -209,7 +209,7 @@ class CompiledUpdate:
         copied = [
             (name_of[one.data_ptr()], name_of[other.data_ptr()]) for one, other in zip(*model.extractor_buffers, strict=True)
         ]
-        packed_names = [[name_of[x.data_ptr()] for x in part.tensors] for part in packed.nets_and_followers] if packed else []
+        packed_names = [[name_of[x.data_ptr()] for x in part.tensors] for part in packed.nets_and_copies] if packed else []
         loose = {name: x for name, x in tensors_by_name.items() if not any(name in names for names in packed_names)}
         # Of what dual descent learns, all that has learned
         dual = {name_of[p.data_ptr()]: p for p in policy.dual_parameters() if packed and p in optimizer.state}
@@ -252,8 +252,8 @@ class CompiledUpdate:
                 if gradient_of[name] is not None:
                     adam_step(tensor[name], gradient_of[name], its_state, rates[group_of[name]], *constants)
             rate_of = [rates[group_of[name]] for name in packed_names[0]]
-            gradient = packed.nets.joined([gradient_of[name] for name in packed_names[0]])
-            rate = packed.nets.spread(rate_of) if len(rates) > 1 else rates[0]
+            gradient = packed.nets.flattened([gradient_of[name] for name in packed_names[0]])
+            rate = packed.nets.expanded(rate_of) if len(rates) > 1 else rates[0]
             adam_step(nets, gradient, AdamState(*adam), rate, *constants, corrections)
             with th.no_grad():
                 average.lerp_(nets[packed.first_averaged : packed.n_online], args.averaging_rate * apply)

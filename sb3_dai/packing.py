@@ -53,7 +53,7 @@ class Packed:
         """
         return [flat.as_strided(*form) for form in self.forms]
 
-    def joined(self, tensors: Sequence[th.Tensor]) -> th.Tensor:
+    def flattened(self, tensors: Sequence[th.Tensor]) -> th.Tensor:
         """
         :param tensors: of the shapes of the packed ones
         :return: in the order of ``self.flat``, of its size, with zeros between them
@@ -66,7 +66,7 @@ class Packed:
                 parts.append(tensor.new_zeros(size - tensor.numel()))
         return th.cat(parts)
 
-    def spread(self, scalars: Sequence[th.Tensor]) -> th.Tensor:
+    def expanded(self, scalars: Sequence[th.Tensor]) -> th.Tensor:
         """
         :param scalars: one for each of the packed tensors, shapes ()
         :return: each for all the numbers of its tensor, of the size of ``self.flat``
@@ -76,8 +76,8 @@ class Packed:
 
 class PackedNets:
     """
-    The nets that learn, their followers and what Adam keeps of them, each as one tensor: an update is then one kernel on few
-    inputs, instead of one for each layer.
+    The nets that learn, their copies (targets and averages) and what Adam keeps of them, each as one tensor: an update is then
+    one kernel on few inputs, instead of one for each layer.
 
     :param model: the agent
     """
@@ -92,8 +92,8 @@ class PackedNets:
         states = [optimizer.state[parameter] for parameter in self.nets.tensors]
         adam = [Packed([state["step"] for state in states])]
         adam += [Packed([state[name] for state in states], self.nets.tensors) for name in ("exp_avg", "exp_avg_sq")]
-        self.nets_and_followers = [self.nets, self.target, self.average]
-        self.parts = [*self.nets_and_followers, *adam]
+        self.nets_and_copies = [self.nets, self.target, self.average]
+        self.parts = [*self.nets_and_copies, *adam]
         self.first_step = adam[0].tensors[0]
         self.betas, self.eps = optimizer.param_groups[0]["betas"], optimizer.param_groups[0]["eps"]
         # Of those that have a target, the last are averaged as well
@@ -104,7 +104,7 @@ class PackedNets:
         """
         :return: nets, targets, averages, number of steps of each layer, means of the gradient and of its square
         """
-        if not all(packed.in_place for packed in self.nets_and_followers):
+        if not all(packed.in_place for packed in self.nets_and_copies):
             for packed in self.parts:
                 packed.place()
         return [packed.flat for packed in self.parts]

@@ -30,8 +30,8 @@ def test_packed_tensors_are_what_they_were():
     packed.flat.mul_(2.0)
     assert all(th.equal(ours, 2.0 * reference) for ours, reference in zip(given, tensors(), strict=True))
     assert all(map(th.equal, packed.views(packed.flat), given))
-    assert th.equal(packed.joined([2.0 * x for x in tensors()]), packed.flat), "in the order of the memory, zeros between"
-    spread = packed.spread([th.tensor(float(i)) for i in range(4)])
+    assert th.equal(packed.flattened([2.0 * x for x in tensors()]), packed.flat), "in the order of the memory, zeros between"
+    spread = packed.expanded([th.tensor(float(i)) for i in range(4)])
     assert all(bool((view == i).all()) for i, view in enumerate(packed.views(spread)))
 
 
@@ -82,7 +82,7 @@ def test_parts_of_the_packed_nets():
     assert packed.first_step.item() == model._n_updates
     assert packed.n_online == len(packed.target.flat) <= len(packed.nets.flat)
     averaged = packed.nets.flat[packed.first_averaged : packed.n_online]
-    assert th.equal(packed.average.joined(list(model.policy.policy_net.parameters())), averaged)
+    assert th.equal(packed.average.flattened(list(model.policy.policy_net.parameters())), averaged)
 
 
 def test_other_moments_are_another_graph(monkeypatch):
