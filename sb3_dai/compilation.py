@@ -65,11 +65,14 @@ def setting_of(model: "DAI") -> list[Any]:
     policy, optimizer = model.policy, model.policy.optimizer
     rules = (value for group in optimizer.param_groups for name, value in group.items() if name not in ("params", "lr"))
     free = [parameter.requires_grad for parameter in model.learned_parameters]
-    return [policy.n_moves, len(optimizer.state), *rules, *free]
+    a_buffer = policy.features_norm.mean
+    return [a_buffer.device, a_buffer.dtype, len(optimizer.state), *rules, *free]
 
 
 def leaves(value: Any, found: list[Any] | None = None) -> list[Any]:
     """
+    As ``tree_leaves`` of torch, in a fifth of its time, which each gradient step takes.
+
     :param value: tuples and dictionaries of anything
     :param found: to add to
     :return: what they hold
@@ -123,7 +126,7 @@ class CompiledUpdate:
         if self.failed:
             return self.model._update(given)
         model, optimizer = self.model, self.model.policy.optimizer
-        # Adam makes the state of a parameter at its first step, loading a model replaces all states, and moving it the buffers
+        # Adam makes the state of a parameter at its first step, and loading a model replaces all states
         setting = setting_of(model)
         if self.adam_states is not optimizer.state or self.settings[self.setting] != setting:
             if setting not in self.settings:
@@ -202,15 +205,19 @@ class CompiledUpdate:
 
         model, policy, optimizer = self.model, self.model.policy, self.model.policy.optimizer
         call = _Call(policy, model._gradients)
-        tensors_by_name = {**dict(call.named_parameters()), **dict(call.named_buffers())}
+
+        def named_tensors() -> dict[str, th.Tensor]:
+            return {**dict(call.named_parameters()), **dict(call.named_buffers())}
+
+        tensors_by_name = named_tensors()
         name_of = {tensor.data_ptr(): name for name, tensor in tensors_by_name.items()}
         learned = [name_of[parameter.data_ptr()] for parameter in model.learned_parameters]
         free = {name_of[parameter.data_ptr()]: parameter.requires_grad for parameter in model.learned_parameters}
-        copied = [
-            (name_of[one.data_ptr()], name_of[other.data_ptr()]) for one, other in zip(*model.extractor_buffers, strict=True)
-        ]
+        buffers = zip(*model.extractor_buffers, strict=True)
+        copied = [(name_of[buffer.data_ptr()], name_of[its_copy.data_ptr()]) for buffer, its_copy in buffers]
         packed_names = [[name_of[x.data_ptr()] for x in part.tensors] for part in packed.nets_and_copies] if packed else []
         loose = {name: x for name, x in tensors_by_name.items() if not any(name in names for names in packed_names)}
+        n_moves = policy.n_moves
         # Of what dual descent learns, all that has learned
         dual = {name_of[p.data_ptr()]: p for p in policy.dual_parameters() if packed and p in optimizer.state}
         group_of = {name_of[p.data_ptr()]: i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
@@ -219,6 +226,10 @@ class CompiledUpdate:
         has_gradient: list[bool] = []
 
         def state(packed: PackedNets | None) -> list[th.Tensor]:
+            nonlocal loose, n_moves
+            if n_moves != policy.n_moves:
+                tensors_now, n_moves = named_tensors(), policy.n_moves
+                loose = {name: tensors_now[name] for name in loose}
             rates = [group["lr"] for group in optimizer.param_groups]
             corrections = adam_corrections(packed.betas, packed.first_step.item() + 1.0) if packed else []
             scalars = th.tensor(corrections + rates, device=model.device)

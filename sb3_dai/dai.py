@@ -257,7 +257,10 @@ class DAI(CrashSafeSaving):
         self._compiled_update = CompiledUpdate(self)
 
     def _collect_tensors(self) -> None:
-        """A walk through the modules at each gradient step would cost more than the update of the target."""
+        """
+        List the tensors that gradient steps work on: a walk through the modules at each of them would cost more than the
+        update of the target.
+        """
         policy = self.policy
         self.n_moves = policy.n_moves
         self.learned_parameters = [*policy.dual_parameters(), *policy.net_parameters()]
@@ -303,7 +306,7 @@ class DAI(CrashSafeSaving):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         policy = self.policy
-        if policy.n_moves != self.n_moves:
+        if policy.n_moves != self.n_moves:  # Buffers that were moved or converted are other objects
             self._collect_tensors()
         # Switch to train mode (this affects batch norm / dropout)
         policy.set_training_mode(True)
@@ -357,10 +360,8 @@ class DAI(CrashSafeSaving):
         """
         losses, samples = self._losses(inputs)
         loss = th.stack([term.reshape(()) for term in losses.values()]).sum()
-        # What is frozen has no gradient
-        found = iter(
-            th.autograd.grad(loss, [parameter for parameter in parameters if parameter.requires_grad], allow_unused=True)
-        )
+        free = [parameter for parameter in parameters if parameter.requires_grad]
+        found = iter(th.autograd.grad(loss, free, allow_unused=True))
         gradients = [next(found) if parameter.requires_grad else None for parameter in parameters]
         if self.max_grad_norm is not None:
             n_dual = len(self.policy.dual_parameters())
@@ -564,10 +565,18 @@ class DAI(CrashSafeSaving):
         return super().get_parameters()
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        As :meth:`sb3_dai.saving.CrashSafeSaving.load_replay_buffer`, and the preference must be able to read the buffer.
+
+        :param path: Path to the pickled replay buffer.
+        :param truncate_last_traj: With a ``HerReplayBuffer``, whether the last trajectory was finished
+        :raises FileNotFoundError: if there is no such file
+        :raises ValueError: if the file is damaged, or the buffer does not fit the model; it then keeps its own
+        """
         before = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
         try:
-            self.preference.setup(self)  # May it say so if it cannot be used with such a buffer
+            self.preference.setup(self)
         except ValueError:
             self.replay_buffer = before
             raise

@@ -8,7 +8,6 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from sb3_dai.products import batched_product, pays
 
@@ -131,13 +130,16 @@ class EnsembleMLP(nn.Module):
         outputs = inputs
         if not self.numbered:
             outputs = inputs.unsqueeze(0) if self.n_members == 1 else inputs.unsqueeze(0).expand(self.n_members, -1, -1)
-        all_hooked = _has_any_global_hook()
+        all_hooked = any_global_hook()
         for layer in self.layers:
             hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
             # What torch does around the forward of a module takes as long as a small layer
             outputs = layer(outputs) if hooks or all_hooked or type(layer) not in PLAIN_LAYERS else layer.forward(outputs)
         return outputs
 
+
+any_global_hook = getattr(nn.modules.module, "_has_any_global_hook", lambda: True)
+"""Torch's own question before it spares a module its hooks; where it has another name none is spared."""
 
 PLAIN_LAYERS = (BatchedLinear, BatchedTable, BatchedLayerNorm, nn.ReLU)
 """Layers of ours and the usual activation, whose ``forward`` is all that there is to them."""

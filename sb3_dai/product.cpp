@@ -68,8 +68,8 @@ void rows(Matrix left, const float* panel, float* out, int64_t out_row, int64_t 
   for (; m < n_rows; m++) block<1, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
 }
 
-// Of two vectors that follow each other
-inline vec chosen(vec one, vec other, indices from) {
+// Numbers of two vectors that follow each other, by their places
+inline vec shuffle(vec one, vec other, indices from) {
 #ifdef __clang__
   vec out;
   for (int64_t lane = 0; lane < LANES; lane++) out[lane] = from[lane] < LANES ? one[from[lane]] : other[from[lane] - LANES];
@@ -90,8 +90,8 @@ void swap(vec* rows) {
   for (int64_t i = 0; i < LANES; i++) {
     if (i & STEP) continue;
     const vec one = rows[i], other = rows[i + STEP];
-    rows[i] = chosen(one, other, first);
-    rows[i + STEP] = chosen(one, other, second);
+    rows[i] = shuffle(one, other, first);
+    rows[i + STEP] = shuffle(one, other, second);
   }
 }
 

@@ -66,7 +66,8 @@ def test_greedy_boxes_are_the_best_of_their_candidates(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_policy_is_averaged_over_training(monkeypatch, compiled):
-    model = make(SampledEnv(), policy_kwargs=dict(net_arch=[16], features_extractor_class=BatchNormDropout), compile=compiled)
+    policy_kwargs = dict(net_arch=[16], features_extractor_class=BatchNormDropout)
+    model = make(SampledEnv(), policy_kwargs=policy_kwargs, compile=compiled, gradient_steps=3)
     policy, seen = model.policy, []
     trained = [policy.policy_net, policy.features_extractor]
     step = model._compiled_update if compiled else model._update
@@ -77,7 +78,7 @@ def test_the_policy_is_averaged_over_training(monkeypatch, compiled):
         return result
 
     monkeypatch.setattr(model, "_compiled_update" if compiled else "_update", noted)
-    model.learn(56)
+    model.learn(53)
     expected = seen[0]
     for n, parameters in enumerate(seen, start=1):
         expected = expected + 20 / (n + 19) * (parameters - expected)

@@ -2,6 +2,7 @@ import pytest
 import torch as th
 from torch import nn
 
+from sb3_dai import networks
 from sb3_dai.networks import (
     BatchedLinear,
     BatchedTable,
@@ -136,6 +137,11 @@ def test_hooks_hear_each_layer():
     before = net(th.zeros(5, 3))
     net.layers[-1].register_forward_hook(lambda module, given, output: output + 1.0)
     assert th.equal(net(th.zeros(5, 3)), before + 1.0)
+
+
+def test_hooks_are_looked_for_as_torch_does():
+    """Under another name all layers would be called the slow way."""
+    assert not networks.any_global_hook()
 
 
 def test_who_heeds_the_mode():

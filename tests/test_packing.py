@@ -150,11 +150,14 @@ def test_packed_nets_move_and_are_pickled():
         parameters = [*model.policy.value_net.parameters()]
         th.nn.utils.vector_to_parameters(0.9 * th.nn.utils.parameters_to_vector(parameters), parameters)
     alike()
-    for model in (plain, compiled):  # New tensors, of which the compiler knows nothing
+    for model in (plain, compiled):  # Buffers are other objects then
         model.policy.double().float()
     alike()
     assert len(pickle.dumps(compiled.get_parameters())) < 1.2 * len(pickle.dumps(plain.get_parameters()))
     copied = copy.deepcopy(compiled.policy.state_dict())
     twin = pickle.loads(pickle.dumps(compiled.policy))
     assert all(th.equal(copied[name], tensor) for name, tensor in twin.state_dict().items())
-    assert len(compiled._compiled_update.graphs) == 2, "one more for the tensors that were converted"
+    assert len(compiled._compiled_update.graphs) == 1, "compiled once"
+    compiled.policy.double()  # For which the graph was not made
+    with pytest.warns(UserWarning, match="compile=True"), pytest.raises(RuntimeError, match="dtype"):
+        compiled.train(gradient_steps=3, batch_size=32)
