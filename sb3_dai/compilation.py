@@ -9,7 +9,7 @@ import torch as th
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from sb3_dai.adam import AdamState, adam_corrections, adam_step
+from sb3_dai.adam import AdamState, adam_step
 from sb3_dai.checks import check_losses
 from sb3_dai.native_products import compiler_options, native_products
 from sb3_dai.packing import PackedNets
@@ -36,6 +36,8 @@ class UpdateInputs(NamedTuple):
     """What an automatic precision aims at, shape ()"""
     averaging_rate: th.Tensor
     """Share of the newest policy net in the average of all, shape ()"""
+    learns_transitions: bool
+    """Whether the transition net learns, too"""
 
 
 class _Call(nn.Module):
@@ -231,7 +233,7 @@ class CompiledUpdate:
                 tensors_now, n_moves = named_tensors(), policy.n_moves
                 loose = {name: tensors_now[name] for name in loose}
             rates = [group["lr"] for group in optimizer.param_groups]
-            corrections = adam_corrections(packed.betas, packed.first_step.item() + 1.0) if packed else []
+            corrections = packed.corrections() if packed else []
             scalars = th.tensor(corrections + rates, device=model.device)
             of_dual = [optimizer.state[parameter][field] for parameter in dual.values() for field in AdamState._fields]
             return [scalars, *loose.values(), *of_dual, *(packed.tensors() if packed else [])]
@@ -241,10 +243,10 @@ class CompiledUpdate:
             scalars = next(rest)
             tensor = {name: next(rest) for name in loose}
             dual_states = {name: AdamState(next(rest), next(rest), next(rest)) for name in dual}
+            flat_of = {part: next(rest) for part in packed.parts} if packed else {}
             if packed:
-                nets, target, average, *adam = (next(rest) for _ in packed.parts)
-                for part, whole, its_names in zip(packed.parts, (nets, target, average), packed_names, strict=False):
-                    tensor.update(zip(its_names, part.views(whole), strict=True))
+                for part, its_names in zip(packed.nets_and_copies, packed_names, strict=True):
+                    tensor.update(zip(its_names, part.views(flat_of[part]), strict=True))
             given_now = [next(rest) for _ in inputs]
 
             leaf = {name: tensor[name].detach().requires_grad_(free[name]) for name in learned}
@@ -256,17 +258,23 @@ class CompiledUpdate:
                 return terms, *(gradient for gradient in gradients if gradient is not None)
 
             apply = th.isfinite(terms[0])
-            corrections, rates = scalars[:2], scalars[2:]
+            n_corrections = 2 * len(packed.learned)
+            corrections, rates = scalars[:n_corrections].chunk(len(packed.learned)), scalars[n_corrections:]
             gradient_of = dict(zip(learned, gradients, strict=True))
             constants = packed.betas, packed.eps, apply
             for name, its_state in dual_states.items():
                 if gradient_of[name] is not None:
                     adam_step(tensor[name], gradient_of[name], its_state, rates[group_of[name]], *constants)
-            rate_of = [rates[group_of[name]] for name in packed_names[0]]
-            gradient = packed.nets.flattened([gradient_of[name] for name in packed_names[0]])
-            rate = packed.nets.expanded(rate_of) if len(rates) > 1 else rates[0]
-            adam_step(nets, gradient, AdamState(*adam), rate, *constants, corrections)
+            for together, its_names, its_corrections in zip(packed.learned, packed_names, corrections, strict=False):
+                if all(gradient_of[name] is None for name in its_names):  # Not in this gradient step
+                    continue
+                nets, *adam = (flat_of[part] for part in together)
+                gradient = together.nets.flattened([gradient_of[name] for name in its_names])
+                its_rates = [rates[group_of[name]] for name in its_names]
+                rate = together.nets.expanded(its_rates) if len({group_of[name] for name in its_names}) > 1 else its_rates[0]
+                adam_step(nets, gradient, AdamState(*adam), rate, *constants, its_corrections)
             with th.no_grad():
+                nets, target, average = (flat_of[part] for part in (packed.learned[0].nets, packed.target, packed.average))
                 average.lerp_(nets[packed.first_averaged : packed.n_online], args.averaging_rate * apply)
                 if model.target_update_interval is None:
                     target.lerp_(nets[: packed.n_online], model.tau * apply)

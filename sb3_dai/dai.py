@@ -89,6 +89,8 @@ class DAI(CrashSafeSaving):
         one-step pairs.
     :param target_update_interval: update the target value net every so many environment steps.
         ``None`` updates it after each gradient step.
+    :param transition_delay: the transition net learns once every so many gradient steps. ``None`` is every second one for
+        ``Box`` actions and each one for others.
     :param precision: inverse temperature of the EFE in the policy's free energy: a positive number, a function of the
         current progress remaining (from 1 to 0) that returns one, or "auto" to learn it from a target of the policy's
         entropy, which is minus the number of dimensions for ``Box`` actions and follows the three ``exploration_``
@@ -158,6 +160,7 @@ class DAI(CrashSafeSaving):
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
         target_update_interval: int | None = None,
+        transition_delay: int | None = None,
         precision: float | str | Schedule = "auto",
         action_precision: float = 1.0,
         habit_prior: HabitPrior = None,
@@ -216,6 +219,7 @@ class DAI(CrashSafeSaving):
             support_multi_env=True,
         )
         self.target_update_interval = target_update_interval
+        self.transition_delay = transition_delay
         self.precision = precision
         self.action_precision = action_precision
         self.habit_prior = habit_prior
@@ -317,16 +321,19 @@ class DAI(CrashSafeSaving):
         target_entropy = th.tensor(self._target_entropy(), device=self.device)
         head_weights = self._head_weights()
         policy.head_weights.copy_(head_weights)
+        transition_delay = self._transition_delay()
         assert self.replay_buffer is not None
 
         update = self._compiled_update if self.compile else self._update
         logged = []
         batches = sample_transitions(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env)
         rates = th.tensor([averaging_rate(self._n_updates + i) for i in range(1, gradient_steps + 1)], device=self.device)
-        for batch, rate in zip(batches, rates.unbind(), strict=True):
+        for i, (batch, rate) in enumerate(zip(batches, rates.unbind(), strict=True), self._n_updates):
             log_preference = self.preference.log_prob(batch.n_step)
             log_habit_prior = self._log_habit_prior(batch.one_step.observations)
-            names, terms = update(UpdateInputs(batch, log_preference, log_habit_prior, head_weights, target_entropy, rate))
+            learns = i % transition_delay == 0
+            inputs = UpdateInputs(batch, log_preference, log_habit_prior, head_weights, target_entropy, rate, learns)
+            names, terms = update(inputs)
             logged.append(terms)
 
         self._n_updates += gradient_steps
@@ -382,9 +389,10 @@ class DAI(CrashSafeSaving):
 
         # World model: the likelihood of what happened, the surprise it was and what is not known about it. It reads the
         # features and does not shape them: what is easy to predict is not what tells good actions from bad ones
-        prediction = policy.predict_outcome(features.detach(), actions)
-        weights = batch.has_successor * policy.bootstrap_weights(len(actions))
-        transition_loss = (prediction.nll(outcome) * weights).mean()
+        with th.set_grad_enabled(inputs.learns_transitions):
+            prediction = policy.predict_outcome(features.detach(), actions)
+            weights = batch.has_successor * policy.bootstrap_weights(len(actions))
+            transition_loss = (prediction.nll(outcome) * weights).mean()
         prediction_error = prediction.error(outcome) * batch.has_successor
         information_gain = policy.novelty_of(prediction)
 
@@ -436,6 +444,15 @@ class DAI(CrashSafeSaving):
         n_actions = int(getattr(self.action_space, "n", 0))
         images = self.policy.normalize_images
         return log_habit_prior(self.habit_prior, n_actions, observations, self.observation_space, images, self.device)
+
+    def _transition_delay(self) -> int:
+        """
+        :return: the transition net learns once every so many gradient steps; 1 if there is none
+        """
+        if self.policy.transition_net is None:
+            return 1
+        by_default = 2 if isinstance(self.policy.action_model, GaussianActions) else 1
+        return by_default if self.transition_delay is None else self.transition_delay
 
     def _target_entropy(self) -> float:
         """

@@ -2,11 +2,11 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch as th
 
-from sb3_dai.adam import is_plain_adam
+from sb3_dai.adam import adam_corrections, is_plain_adam
 
 if TYPE_CHECKING:
     from sb3_dai.dai import DAI
@@ -74,6 +74,39 @@ class Packed:
         return th.cat([scalar.expand(size) for scalar, size in zip(scalars, self.sizes, strict=True)])
 
 
+class LearnedTogether(NamedTuple):
+    """Parameters that learn in the same gradient steps, and what Adam keeps of them."""
+
+    nets: Packed
+    step: Packed
+    exp_avg: Packed
+    exp_avg_sq: Packed
+
+    @classmethod
+    def of(cls, parameters: Sequence[th.Tensor], optimizer: th.optim.Optimizer) -> "LearnedTogether":
+        """
+        :param parameters: trained equally often
+        :param optimizer: which has trained them
+        :return: they are moved into common memory
+        """
+        states = [optimizer.state[parameter] for parameter in parameters]
+        moments = (Packed([state[name] for state in states], parameters) for name in ("exp_avg", "exp_avg_sq"))
+        return cls(Packed(parameters), Packed([state["step"] for state in states]), *moments)
+
+
+def learned_together(model: "DAI") -> list[list[th.Tensor]]:
+    """
+    :param model: an agent
+    :return: the parameters of its nets in lists of those that learn in the same gradient steps: those with a target first in
+        the first list, in the order of ``DAIPolicy.target_pairs``, and the transition net's in the last
+    """
+    policy = model.policy
+    online, transitions = policy.target_pairs()[0], policy.transition_parameters()
+    elsewhere = {id(parameter) for parameter in [*online, *transitions]}
+    always = [*online, *(parameter for parameter in policy.net_parameters() if id(parameter) not in elsewhere)]
+    return [always, [*transitions]] if transitions else [always]
+
+
 class PackedNets:
     """
     The nets that learn, their copies (targets and averages) and what Adam keeps of them, each as one tensor: an update is then
@@ -86,15 +119,10 @@ class PackedNets:
         policy, optimizer = model.policy, model.policy.optimizer
         online, target = policy.target_pairs()
         averaged, average = policy.average_pairs()
-        first = {id(parameter) for parameter in online}
-        self.nets = Packed([*online, *(p for p in policy.net_parameters() if id(p) not in first)])
+        self.learned = [LearnedTogether.of(parameters, optimizer) for parameters in learned_together(model)]
         self.target, self.average = Packed(target, online), Packed(average, averaged)
-        states = [optimizer.state[parameter] for parameter in self.nets.tensors]
-        adam = [Packed([state["step"] for state in states])]
-        adam += [Packed([state[name] for state in states], self.nets.tensors) for name in ("exp_avg", "exp_avg_sq")]
-        self.nets_and_copies = [self.nets, self.target, self.average]
-        self.parts = [*self.nets_and_copies, *adam]
-        self.first_step = adam[0].tensors[0]
+        self.nets_and_copies = [*(together.nets for together in self.learned), self.target, self.average]
+        self.parts = [*itertools.chain(*self.learned), self.target, self.average]
         self.betas, self.eps = optimizer.param_groups[0]["betas"], optimizer.param_groups[0]["eps"]
         # Of those that have a target, the last are averaged as well
         self.n_online = len(self.target.flat)
@@ -102,27 +130,36 @@ class PackedNets:
 
     def tensors(self) -> list[th.Tensor]:
         """
-        :return: nets, targets, averages, number of steps of each layer, means of the gradient and of its square
+        :return: of ``parts``, in their order
         """
         if not all(packed.in_place for packed in self.nets_and_copies):
             for packed in self.parts:
                 packed.place()
         return [packed.flat for packed in self.parts]
 
+    def corrections(self) -> list[float]:
+        """
+        :return: ``adam_corrections`` of the next step of each of ``learned``, one after the other
+        """
+        steps = [together.step.tensors[0].item() + 1.0 for together in self.learned]
+        return [factor for step in steps for factor in adam_corrections(self.betas, step)]
+
     @staticmethod
     def possible(model: "DAI") -> bool:
         """
         :param model: an agent
-        :return: whether its optimizer is a plain Adam, which has trained all its nets equally often, one type of numbers
+        :return: whether its optimizer is a plain Adam, which has trained equally often what learns together, and its nets are
+            of one type of numbers
         """
         policy, optimizer = model.policy, model.policy.optimizer
         online, averaged = policy.target_pairs()[0], policy.average_pairs()[0]
-        nets = [*online, *policy.net_parameters()]
+        together = learned_together(model)
+        nets = [*itertools.chain(*together)]
         return (
             is_plain_adam(optimizer)
             and len({(*group["betas"], group["eps"]) for group in optimizer.param_groups}) == 1
             and all(parameter in optimizer.state for parameter in nets)
-            and len({float(optimizer.state[parameter]["step"]) for parameter in nets}) == 1
+            and all(len({float(optimizer.state[parameter]["step"]) for parameter in part}) == 1 for part in together)
             and len({(parameter.dtype, parameter.device) for parameter in nets}) == 1
             and all(parameter.requires_grad for parameter in nets)
             and [*map(id, averaged)] == [*map(id, online[len(online) - len(averaged) :])]

@@ -269,6 +269,10 @@ class DAIPolicy(CrashSafePolicy):
         dual = {id(p) for p in self.dual_parameters()}
         return [p for group in self.optimizer.param_groups for p in group["params"] if id(p) not in dual]
 
+    def transition_parameters(self) -> list[nn.Parameter]:
+        """Those of them that learn once every ``transition_delay`` gradient steps."""
+        return [*self.transition_net.parameters()] if self.transition_net is not None else []
+
     def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
         """The parameters that have a target, and the target's, in the same order."""
         online = [self.value_net, self.policy_net, self.features_extractor]

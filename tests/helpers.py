@@ -36,6 +36,7 @@ def make(env="CartPole-v1", policy="MlpPolicy", **kwargs):
         batch_size=32,
         gamma=0.99,
         gradient_steps=1,
+        transition_delay=1,
         precision="auto",
         exploration_initial_entropy=0.7,
         exploration_final_entropy=0.2,
@@ -52,7 +53,8 @@ def policy_for(space):
 def inputs_of(model, batch):
     """What a gradient step on a batch reads."""
     log_preference = model.preference.log_prob(batch.n_step)
-    return UpdateInputs(batch, log_preference, 0.0, model._head_weights(), th.tensor(model._target_entropy()), th.tensor(0.5))
+    target_entropy = th.tensor(model._target_entropy())
+    return UpdateInputs(batch, log_preference, 0.0, model._head_weights(), target_entropy, th.tensor(0.5), True)
 
 
 def spy(monkeypatch, owner, name):

@@ -38,15 +38,15 @@ def test_compiled_update_is_the_update():
     for compile in (False, True):
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="compile=True")
-            models.append(trained(compile, "CartPole-v1", n_steps=3, policy_kwargs=kwargs))
+            models.append(trained(compile, "CartPole-v1", n_steps=3, transition_delay=2, policy_kwargs=kwargs))
     assert_alike(*models)
     model = models[1]
-    assert len(model._compiled_update.graphs) == 1, "compiled once"
+    assert len(model._compiled_update.graphs) == 2, "once with the transition net, once without"
     assert counters["inductor"]["fxgraph_cache_bypass"] == 0, "another process will find it"
     assert models[0]._compiled_update.graphs == {}, "never unless asked for"
 
     # Loading replaces Adam's state, and what never learned has none
-    never = make("CartPole-v1", seed=4, n_steps=3, policy_kwargs=kwargs)
+    never = make("CartPole-v1", seed=4, n_steps=3, transition_delay=2, policy_kwargs=kwargs)
     for source in (models[0], never):
         parameters = copy.deepcopy(source.get_parameters())
         for each in models:

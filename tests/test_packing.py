@@ -60,11 +60,16 @@ def test_which_nets_can_be_packed():
     assert not PackedNets.possible(model), "Adam has kept nothing yet"
     model.learn(60)
     assert PackedNets.possible(model)
+    transitions = [model.policy.optimizer.state[parameter] for parameter in model.policy.transition_parameters()]
     parameter = model.policy.net_parameters()[-1]
-    model.policy.optimizer.state[parameter]["step"] += 1.0
-    assert not PackedNets.possible(model), "not as often as the others"
-    model.policy.optimizer.state[parameter]["step"] -= 1.0
-    assert PackedNets.possible(model)
+    for one in (transitions[-1], model.policy.optimizer.state[parameter]):
+        one["step"] += 1.0
+        assert not PackedNets.possible(model), "not as often as those that it learns with"
+        one["step"] -= 1.0
+        assert PackedNets.possible(model)
+    for state in transitions:
+        state["step"] -= 10.0
+    assert PackedNets.possible(model), "the transition net is one by itself"
     parameter.requires_grad_(False)
     assert not PackedNets.possible(model), "frozen"
     parameter.requires_grad_(True)
@@ -78,10 +83,13 @@ def test_parts_of_the_packed_nets():
     for state in model.policy.optimizer.state.values():
         state["exp_avg"] = state["exp_avg"].mT.contiguous().mT if state["exp_avg"].dim() > 1 else state["exp_avg"]
     packed = PackedNets(model)
-    assert all(part.forms == packed.nets.forms for part in packed.parts[-2:]), "moments lie as the nets do"
-    assert packed.first_step.item() == model._n_updates
-    assert packed.n_online == len(packed.target.flat) <= len(packed.nets.flat)
-    averaged = packed.nets.flat[packed.first_averaged : packed.n_online]
+    for part in packed.learned:
+        assert part.exp_avg.forms == part.exp_avg_sq.forms == part.nets.forms, "moments lie as the nets do"
+        assert part.step.tensors[0].item() == model._n_updates
+    always, transitions = (part.nets for part in packed.learned)
+    assert [*map(id, transitions.tensors)] == [*map(id, model.policy.transition_net.parameters())]
+    assert packed.n_online == len(packed.target.flat) <= len(always.flat)
+    averaged = always.flat[packed.first_averaged : packed.n_online]
     assert th.equal(packed.average.flattened(list(model.policy.policy_net.parameters())), averaged)
 
 

@@ -10,9 +10,10 @@ from gymnasium import spaces
 from helpers import BatchNormDropout, action_spaces, differing, each_step, inputs_of, make, state_of, user_warnings
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 from stable_baselines3.common.utils import LinearSchedule
-from worlds import BOX, TWO, CounterEnv, SampledEnv
+from worlds import BOX, TWO, Chain, CounterEnv, SampledEnv
 
 from sb3_dai.dai import DAI
 from sb3_dai.replay import sample_transitions
@@ -187,6 +188,40 @@ def test_multipliers_reach_the_nets_they_name(action_space):
         model.learn(60)
         changed = {name.split(".")[0] for name in differing(before, state_of(model.policy))}
         assert {"transition_net", "policy_net", "value_net"} - changed == {f"{frozen}_net"}
+
+
+def test_the_transition_net_learns_once_every_so_many_gradient_steps(tmp_path):
+    model = make(SampledEnv(), transition_delay=3, seed=0).learn(54)
+    assert model._n_updates == 4
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    model = DAI.load(tmp_path / "model", env=SampledEnv())
+    model.load_replay_buffer(tmp_path / "buffer")
+    model.set_logger(configure(None, []))
+    learned = []
+    for _ in range(6):
+        before = state_of(model.policy)
+        model.train(gradient_steps=1, batch_size=32)
+        learned.append({name.split(".")[0] for name in differing(before, state_of(model.policy))})
+        assert "train/transition_loss" in model.logger.name_to_value, "what it would learn from is logged all the same"
+    assert {"policy_net", "value_net", "value_net_target"} <= set.intersection(*learned), "the others in each"
+    assert ["transition_net" in names for names in learned] == [False, False, True] * 2, "it goes on where it was saved"
+    state = model.policy.optimizer.state
+    assert {int(state[parameter]["step"]) for parameter in model.policy.transition_net.parameters()} == {4}
+    assert {int(state[parameter]["step"]) for parameter in model.policy.policy_net.parameters()} == {10}
+
+
+@action_spaces()
+def test_by_default_it_learns_in_each_gradient_step_but_for_box_actions(action_space):
+    model = make(SampledEnv(action_space=action_space), transition_delay=None, seed=0).learn(54)
+    steps = {int(model.policy.optimizer.state[parameter]["step"]) for parameter in model.policy.transition_parameters()}
+    assert model._n_updates == 4 and steps == {2 if action_space == BOX else 4}
+
+
+def test_what_is_counted_has_no_delay():
+    kwargs = dict(net_arch=[16], transition_model="dirichlet")
+    model = make(Chain(), transition_delay=4, policy_kwargs=kwargs, seed=0)
+    assert model._transition_delay() == 1, "a second kind of gradient step would be compiled for nothing"
 
 
 @pytest.mark.parametrize("reset", [True, False])
