@@ -89,6 +89,20 @@ def test_results_of_few_columns_are_turned():
     assert product(inputs, th.randn(3, 33, 2)).is_contiguous(), "the inputs would have to be gathered"
 
 
+@needs_compiler
+@pytest.mark.parametrize(
+    ("batch", "n_outputs", "turned"), [(20, NARROW - 1, True), (NARROW, 2, True), (20, NARROW, False), (4, 2, False)]
+)
+def test_each_of_a_few_outputs_lies_together(batch, n_outputs, turned):
+    inputs, weight, bias = th.randn(3, batch, 33), th.randn(3, 33, n_outputs), th.randn(3, 1, n_outputs)
+    table = module.native_products()
+    if not table:
+        pytest.skip("torch's products are as fast here")
+    found = table[th.ops.aten.baddbmm.default](bias, inputs, weight)
+    assert found.stride() == ((batch * n_outputs, 1, batch) if turned else (batch * n_outputs, n_outputs, 1))
+    th.testing.assert_close(found, th.baddbmm(bias, inputs, weight), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("ours", "expected"), [(0.7, True), (0.9, False)])
 def test_a_machine_is_timed_once(monkeypatch, tmp_path, ours, expected):
     times = iter([ours, 1.0])
