@@ -118,7 +118,7 @@ class DAI(CrashSafeSaving):
     :param bootstrap_entropy: share of the policy's entropy in the extrinsic target: 1 is a soft value, 0 a plain one.
         A soft value pays for lasting, which suits tasks that do so too.
     :param max_grad_norm: The maximum value for the gradient clipping, ``None`` for no clipping
-    :param compile: whether to compile the update of the nets, which takes some seconds at the first one, or half a minute if
+    :param compile: whether to compile the update of the nets, which takes some seconds at the first one, or up to a minute if
         it was never compiled on this machine before, and a C++ compiler. Without one a warning says so.
     :param action_noise: the action noise type (None by default), for ``Box`` actions: added to the policy's own
     :param use_sde: generalized State Dependent Exploration is not supported: only False is accepted

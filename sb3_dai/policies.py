@@ -270,7 +270,7 @@ class DAIPolicy(CrashSafePolicy):
         return [p for group in self.optimizer.param_groups for p in group["params"] if id(p) not in dual]
 
     def transition_parameters(self) -> list[nn.Parameter]:
-        """Those of them that learn once every ``transition_delay`` gradient steps."""
+        """Those of the net parameters that learn once every ``transition_delay`` gradient steps."""
         return [*self.transition_net.parameters()] if self.transition_net is not None else []
 
     def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:

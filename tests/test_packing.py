@@ -136,7 +136,7 @@ def test_leaves():
 def test_packed_nets_move_and_are_pickled():
     """Whoever moves the tensors of a compiled agent, training goes on from their values; a pickle holds each once."""
     # Groups of parameters, each with a learning rate of its own
-    kwargs = dict(policy_kwargs=dict(net_arch=[8], lr_multipliers=dict(transition=0.5)))
+    kwargs = dict(policy_kwargs=dict(net_arch=[8], lr_multipliers=dict(transition=0.5, value=2.0)))
     plain, compiled = (make("CartPole-v1", seed=1, compile=c, **kwargs).learn(60, log_interval=1000) for c in (False, True))
     assert all(packed is not None for _, packed in compiled._compiled_update.ready.values())
 
