@@ -173,9 +173,7 @@ class CompiledUpdate:
         if key not in self.seen or not self.adam_states:
             self.seen.add(key)
             return None
-        packed = next((packed for _, packed in self.ready.values()), None)
-        if packed is None and PackedNets.possible(self.model):
-            packed = PackedNets(self.model)
+        packed = self.model._packing.nets()
         kind = key, self.setting, packed is None
         if kind not in self.graphs:
             try:
@@ -257,10 +255,11 @@ class CompiledUpdate:
             if not packed:
                 return terms, *(gradient for gradient in gradients if gradient is not None)
 
+            gradients = model._clipped(gradients)
             apply = th.isfinite(terms[0])
             n_corrections = 2 * len(packed.learned)
             corrections, rates = scalars[:n_corrections].chunk(len(packed.learned)), scalars[n_corrections:]
-            gradient_of = dict(zip(learned, gradients, strict=True))
+            gradient_of: dict[str, Any] = dict(zip(learned, gradients, strict=True))
             constants = packed.betas, packed.eps, apply
             for name, its_state in dual_states.items():
                 if gradient_of[name] is not None:

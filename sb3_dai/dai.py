@@ -33,6 +33,7 @@ from sb3_dai.compilation import CompiledUpdate, UpdateInputs
 from sb3_dai.habits import HabitPrior, log_habit_prior
 from sb3_dai.logs import summary
 from sb3_dai.networks import averaging_rate, clipped
+from sb3_dai.packing import PackedNets, Packing
 from sb3_dai.policies import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
 from sb3_dai.preferences import Preference, RewardPreference, check_preference
 from sb3_dai.replay import end_returns, sample_transitions
@@ -258,6 +259,7 @@ class DAI(CrashSafeSaving):
             self.exploration_initial_entropy, self.exploration_final_entropy, self.exploration_fraction
         )
         self._collect_tensors()
+        self._packing = Packing(self)
         self._compiled_update = CompiledUpdate(self)
 
     def _collect_tensors(self) -> None:
@@ -370,9 +372,6 @@ class DAI(CrashSafeSaving):
         free = [parameter for parameter in parameters if parameter.requires_grad]
         found = iter(th.autograd.grad(loss, free, allow_unused=True))
         gradients = [next(found) if parameter.requires_grad else None for parameter in parameters]
-        if self.max_grad_norm is not None:
-            n_dual = len(self.policy.dual_parameters())
-            gradients[n_dual:] = clipped(gradients[n_dual:], self.max_grad_norm)
         weight = inputs.head_weights[1]
         scalars = {"loss": loss, **losses, "precision": self.policy.precision, "epistemic_weight": weight}
         return *summary(scalars, samples), gradients
@@ -530,17 +529,34 @@ class DAI(CrashSafeSaving):
         :param gradients: of the learned parameters
         :param averaging_rate: share of the newest policy net in the average, shape ()
         """
-        for parameter, gradient in zip(self.learned_parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.policy.optimizer.step()
-        online, average = self.average_pairs
+        packed = self._packing.nets() if self.device.type == "cpu" else None
+        if packed is not None and not packed.optimize(self.learned_parameters, gradients, self.max_grad_norm):
+            self._packing.forget()
+            packed = None
+        if packed is None:
+            for parameter, gradient in zip(self.learned_parameters, self._clipped(gradients), strict=True):
+                parameter.grad = gradient
+            self.policy.optimizer.step()
+        online, average = packed.average_pairs if packed else self.average_pairs
         with th.no_grad():
             th._foreach_lerp_(average, online, [averaging_rate] * len(average))
         if self.target_update_interval is None:
-            self._update_target()
+            self._update_target(packed)
 
-    def _update_target(self) -> None:
-        online, target = self.target_pairs
+    def _clipped(self, gradients: list[th.Tensor | None]) -> list[th.Tensor | None]:
+        """
+        :param gradients: of the learned parameters
+        :return: the same, of which those of the nets have a Euclidean norm of at most ``max_grad_norm`` together
+        """
+        n_dual = len(self.policy.dual_parameters())
+        dual, nets = gradients[:n_dual], gradients[n_dual:]
+        return gradients if self.max_grad_norm is None else [*dual, *clipped(nets, self.max_grad_norm)]
+
+    def _update_target(self, packed: PackedNets | None = None) -> None:
+        """
+        :param packed: the nets, if they are in one piece
+        """
+        online, target = packed.target_pairs if packed else self.target_pairs
         with th.no_grad():
             th._foreach_lerp_(target, online, self.tau)
             # Such as running statistics, see GH issue #996
@@ -572,7 +588,7 @@ class DAI(CrashSafeSaving):
 
     def _excluded_save_params(self) -> list[str]:
         made_at_setup = ["extractor_buffers", "learned_parameters", "target_pairs", "average_pairs", "n_moves"]
-        return [*super()._excluded_save_params(), *made_at_setup, "_compiled_update"]
+        return [*super()._excluded_save_params(), *made_at_setup, "_compiled_update", "_packing"]
 
     def get_parameters(self) -> dict[str, dict]:
         """

@@ -70,7 +70,7 @@ def ensemble_variance(mean: th.Tensor) -> th.Tensor:
     :param mean: member means, shape (ensemble_size, batch, dim)
     :return: shape (batch, dim)
     """
-    return mean.var(dim=0, unbiased=False)
+    return (mean - mean.mean(dim=0)).square().mean(dim=0)
 
 
 def categorical_nll(log_prob: th.Tensor, outcome: th.Tensor) -> th.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch as th
 
+from sb3_dai.perceptrons import FOLDER
 from sb3_dai.saving import atomic_write
 
 NARROW = 16
@@ -29,7 +30,8 @@ def native_products() -> dict[Any, Any]:
     try:
         from torch._inductor.codecache import CppCodeCache
 
-        source = (Path(__file__).parent / "product.cpp").read_text()
+        header, operator = ((FOLDER / name).read_text() for name in ("product.h", "product.cpp"))
+        source = operator.replace('#include "product.h"', header)
         library = CppCodeCache.load(source, device_type="cpu", extra_flags=("-ffp-contract=fast",), needs_vec_isa=True)
         # Compiled code finds it by its name
         ctypes.CDLL(library._name, mode=ctypes.RTLD_GLOBAL)

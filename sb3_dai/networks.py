@@ -1,7 +1,7 @@
 """The building blocks of the three nets: parallel perceptrons and running normalisation."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch as th
 from gymnasium import spaces
@@ -9,6 +9,7 @@ from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+from sb3_dai import perceptrons
 from sb3_dai.products import batched_product, pays
 
 
@@ -121,21 +122,50 @@ class EnsembleMLP(nn.Module):
             layers.append(activation_fn())
             input_dim = size
         self.layers = nn.Sequential(*layers, first(n_members, input_dim, output_dim))
+        # Of nets that the native library knows
+        self.kinds = () if numbered or (net_arch and activation_fn is not nn.ReLU) else tuple(map(type, self.layers))
+        self.shapes = [parameter.shape for parameter in self.layers.parameters()]
+        self.n_weights = max(layer.n_weights for layer in self.layers if isinstance(layer, BatchedLinear)) if self.kinds else 0
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """
         :param inputs: shape (batch, input_dim), or (batch,) if numbered
         :return: shape (n_members, batch, output_dim)
         """
+        layers, all_hooked = self.layers._modules.values(), any_global_hook()
+        if self.kinds and not all_hooked and perceptrons.takes(inputs, self.n_weights):
+            learned = self._learned(layers)
+            if learned is not None:
+                return perceptrons.perceptrons(inputs, learned, BatchedLayerNorm in self.kinds)
         outputs = inputs
         if not self.numbered:
             outputs = inputs.unsqueeze(0) if self.n_members == 1 else inputs.unsqueeze(0).expand(self.n_members, -1, -1)
-        all_hooked = any_global_hook()
-        for layer in self.layers:
-            hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+        for layer in layers:
             # What torch does around the forward of a module takes as long as a small layer
-            outputs = layer(outputs) if hooks or all_hooked or type(layer) not in PLAIN_LAYERS else layer.forward(outputs)
+            called = all_hooked or has_hooks(layer) or type(layer) not in PLAIN_LAYERS
+            outputs = layer(outputs) if called else layer.forward(outputs)
         return outputs
+
+    def _learned(self, layers: Iterable[nn.Module]) -> list[th.Tensor] | None:
+        """
+        :param layers: of the net
+        :return: all that they learn, if nobody has changed them into something that the native library does not know
+        """
+        learned: list[th.Tensor] = []
+        for layer, kind in zip(layers, self.kinds, strict=False):
+            if type(layer) is not kind or has_hooks(layer):
+                return None
+            learned += layer._parameters.values()  # type: ignore[arg-type]
+        as_made = len(self.layers) == len(self.kinds) and [x.shape for x in learned] == self.shapes
+        return learned if as_made and perceptrons.can_be_read(learned) else None
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """
+    :param module: any
+    :return: whether calling it does more than its ``forward``
+    """
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 any_global_hook = getattr(nn.modules.module, "_has_any_global_hook", lambda: True)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch as th
 
@@ -51,7 +51,8 @@ class Packed:
         :param flat: of the size of ``self.flat``
         :return: its pieces, of the shapes of the tensors
         """
-        return [flat.as_strided(*form) for form in self.forms]
+        first = flat.storage_offset()
+        return [flat.as_strided(shape, strides, first + start) for shape, strides, start in self.forms]
 
     def flattened(self, tensors: Sequence[th.Tensor]) -> th.Tensor:
         """
@@ -124,6 +125,12 @@ class PackedNets:
         self.nets_and_copies = [*(together.nets for together in self.learned), self.target, self.average]
         self.parts = [*itertools.chain(*self.learned), self.target, self.average]
         self.betas, self.eps = optimizer.param_groups[0]["betas"], optimizer.param_groups[0]["eps"]
+        self.optimizer, self.dual = optimizer, policy.dual_parameters()
+        sizes = [len(together.nets.flat) for together in self.learned]
+        self.gradients = self.learned[0].nets.flat.new_zeros(sum(sizes))
+        self.gradient_parts = self.gradients.split(sizes)
+        parts = zip(self.learned, self.gradient_parts, strict=True)
+        self.gradient_views = [view for together, part in parts for view in together.nets.views(part)]
         # Of those that have a target, the last are averaged as well
         self.n_online = len(self.target.flat)
         self.first_averaged = self.n_online - len(self.average.flat)
@@ -144,6 +151,65 @@ class PackedNets:
         steps = [together.step.tensors[0].item() + 1.0 for together in self.learned]
         return [factor for step in steps for factor in adam_corrections(self.betas, step)]
 
+    @th.no_grad()
+    def optimize(self, parameters: Sequence[th.Tensor], gradients: Sequence[th.Tensor | None], max_norm: float | None) -> bool:
+        """
+        One step of Adam, in place, on a CPU.
+
+        :param parameters: all that learns
+        :param gradients: theirs, ``None`` for those that do not learn in this gradient step
+        :param max_norm: largest Euclidean norm of the nets' gradients together, ``None`` for no clipping
+        :return: whether it was done. It is left to the optimizer if of what learns together some does not in this step, if
+            there is more than one rate, or if somebody wants to be told of its steps
+        """
+        optimizer = self.optimizer
+        gradient_of = {id(x): gradient for x, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+        learned = [together for together in self.learned if id(together.nets.tensors[0]) in gradient_of]
+        nets = [parameter for together in learned for parameter in together.nets.tensors]
+        dual = [parameter for parameter in self.dual if id(parameter) in gradient_of]
+        if (
+            len(nets) + len(dual) != len(gradient_of)
+            or not learned
+            or len({group["lr"] for group in optimizer.param_groups}) > 1
+            or optimizer._optimizer_step_pre_hooks
+            or optimizer._optimizer_step_post_hooks
+            or not all(parameter in optimizer.state for parameter in dual)
+        ):
+            return False
+        self.tensors()  # Puts back what was moved
+        flat = self.gradients[: sum(len(together.nets.flat) for together in learned)]
+        th._foreach_copy_(self.gradient_views[: len(nets)], [gradient_of[id(parameter)] for parameter in nets])
+        if max_norm is not None:
+            flat.mul_((max_norm / (th.linalg.vector_norm(flat) + 1e-6)).clamp_(max=1.0))
+        of_dual = [optimizer.state[parameter] for parameter in dual]
+        th._foreach_add_([*(together.step.flat for together in learned), *(state["step"] for state in of_dual)], 1.0)
+        th._fused_adam_(
+            [*(together.nets.flat for together in learned), *dual],
+            [*self.gradient_parts[: len(learned)], *(gradient_of[id(parameter)] for parameter in dual)],
+            [*(together.exp_avg.flat for together in learned), *(state["exp_avg"] for state in of_dual)],
+            [*(together.exp_avg_sq.flat for together in learned), *(state["exp_avg_sq"] for state in of_dual)],
+            [],
+            [*(together.step.tensors[0] for together in learned), *(state["step"] for state in of_dual)],
+            lr=optimizer.param_groups[0]["lr"],
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=0.0,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
+        return True
+
+    @property
+    def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
+        """As ``DAIPolicy.target_pairs``, of one tensor each."""
+        return [self.learned[0].nets.flat[: self.n_online]], [self.target.flat]
+
+    @property
+    def average_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
+        """As ``DAIPolicy.average_pairs``, of one tensor each."""
+        return [self.learned[0].nets.flat[self.first_averaged : self.n_online]], [self.average.flat]
+
     @staticmethod
     def possible(model: "DAI") -> bool:
         """
@@ -155,8 +221,10 @@ class PackedNets:
         online, averaged = policy.target_pairs()[0], policy.average_pairs()[0]
         together = learned_together(model)
         nets = [*itertools.chain(*together)]
+        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         return (
             is_plain_adam(optimizer)
+            and trained.issuperset(map(id, nets))
             and len({(*group["betas"], group["eps"]) for group in optimizer.param_groups}) == 1
             and all(parameter in optimizer.state for parameter in nets)
             and all(len({float(optimizer.state[parameter]["step"]) for parameter in part}) == 1 for part in together)
@@ -164,6 +232,42 @@ class PackedNets:
             and all(parameter.requires_grad for parameter in nets)
             and [*map(id, averaged)] == [*map(id, online[len(online) - len(averaged) :])]
         )
+
+
+class Packing:
+    """
+    The packed nets of an agent, as long as what they were packed with is what it has.
+
+    :param model: the agent
+    """
+
+    def __init__(self, model: "DAI") -> None:
+        self.model = model
+        self.state: Any = None
+        self.key: tuple[Any, ...] = ()
+        self.packed: PackedNets | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Packed are the tensors of this agent: a copy of it, pickled or deep, packs its own."""
+        return vars(Packing(self.model))
+
+    def nets(self) -> PackedNets | None:
+        """
+        :return: the packed nets, or None if they cannot be packed
+        """
+        model, optimizer = self.model, self.model.policy.optimizer
+        groups = optimizer.param_groups
+        rules = [len(value) if name == "params" else value for x in groups for name, value in x.items() if name != "lr"]
+        free = [parameter.requires_grad for parameter in model.learned_parameters]
+        key = len(optimizer.state), model.policy.n_moves, rules, free
+        if self.state is not optimizer.state or self.key != key:
+            self.state, self.key = optimizer.state, key
+            self.packed = PackedNets(model) if PackedNets.possible(model) else None
+        return self.packed
+
+    def forget(self) -> None:
+        """Ask again whether the nets can be packed: something else is about to train them, some perhaps less often."""
+        self.state = None
 
 
 def unpack(tensors: Iterable[th.Tensor]) -> None:
