@@ -32,6 +32,7 @@ from sb3_dai.checks import (
 from sb3_dai.compilation import CompiledUpdate, UpdateInputs
 from sb3_dai.habits import HabitPrior, log_habit_prior
 from sb3_dai.logs import summary
+from sb3_dai.native_update import NativeUpdate
 from sb3_dai.networks import averaging_rate, clipped
 from sb3_dai.packing import PackedNets, Packing
 from sb3_dai.policies import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
@@ -261,6 +262,7 @@ class DAI(CrashSafeSaving):
         self._collect_tensors()
         self._packing = Packing(self)
         self._compiled_update = CompiledUpdate(self)
+        self._native_update = NativeUpdate(self)
 
     def _collect_tensors(self) -> None:
         """
@@ -326,7 +328,7 @@ class DAI(CrashSafeSaving):
         transition_delay = self._transition_delay()
         assert self.replay_buffer is not None
 
-        update = self._compiled_update if self.compile else self._update
+        update = self._compiled_update if self.compile else self._native_update
         logged = []
         batches = sample_transitions(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env)
         rates = th.tensor([averaging_rate(self._n_updates + i) for i in range(1, gradient_steps + 1)], device=self.device)
@@ -588,7 +590,7 @@ class DAI(CrashSafeSaving):
 
     def _excluded_save_params(self) -> list[str]:
         made_at_setup = ["extractor_buffers", "learned_parameters", "target_pairs", "average_pairs", "n_moves"]
-        return [*super()._excluded_save_params(), *made_at_setup, "_compiled_update", "_packing"]
+        return [*super()._excluded_save_params(), *made_at_setup, "_compiled_update", "_native_update", "_packing"]
 
     def get_parameters(self) -> dict[str, dict]:
         """

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_dai.perceptrons import FOLDER
+from sb3_dai.native_library import FOLDER
 from sb3_dai.saving import atomic_write
 
 NARROW = 16

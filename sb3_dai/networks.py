@@ -1,7 +1,7 @@
 """The building blocks of the three nets: parallel perceptrons and running normalisation."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch as th
 from gymnasium import spaces
@@ -134,7 +134,7 @@ class EnsembleMLP(nn.Module):
         """
         layers, all_hooked = self.layers._modules.values(), any_global_hook()
         if self.kinds and not all_hooked and perceptrons.takes(inputs, self.n_weights):
-            learned = self._learned(layers)
+            learned = self.learned()
             if learned is not None:
                 return perceptrons.perceptrons(inputs, learned, BatchedLayerNorm in self.kinds)
         outputs = inputs
@@ -146,13 +146,12 @@ class EnsembleMLP(nn.Module):
             outputs = layer(outputs) if called else layer.forward(outputs)
         return outputs
 
-    def _learned(self, layers: Iterable[nn.Module]) -> list[th.Tensor] | None:
+    def learned(self) -> list[th.Tensor] | None:
         """
-        :param layers: of the net
         :return: all that they learn, if nobody has changed them into something that the native library does not know
         """
         learned: list[th.Tensor] = []
-        for layer, kind in zip(layers, self.kinds, strict=False):
+        for layer, kind in zip(self.layers._modules.values(), self.kinds, strict=False):
             if type(layer) is not kind or has_hooks(layer):
                 return None
             learned += layer._parameters.values()  # type: ignore[arg-type]

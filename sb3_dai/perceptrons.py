@@ -1,21 +1,16 @@
 """
-Perceptrons and their gradients by native/perceptrons.cpp, which is made when the package is installed: one call for a whole
-net. Torch's take a dozen for each layer, and its products of small matrices run at two fifths of an AMD processor's peak.
+Perceptrons and their gradients by native/perceptrons.h: one call for a whole net. Torch makes a dozen of each layer, and its
+products of small matrices run at two fifths of an AMD processor's peak.
 """
 
 import ctypes
-import functools
-import hashlib
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch as th
 
+from sb3_dai.native_library import c_sizes, library
 from sb3_dai.products import WIDE, keep_freed_memory
-
-FOLDER = Path(__file__).parent / "native"
 
 EPS = 1e-5
 """Added to a variance by a layer norm, as torch's does."""
@@ -25,7 +20,7 @@ MUCH = 2**16
 
 
 class Nets(ctypes.Structure):
-    """As in perceptrons.cpp."""
+    """As in perceptrons.h."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("n_members", "batch", "n_layers")),
@@ -33,52 +28,30 @@ class Nets(ctypes.Structure):
     )
 
 
-def source_hash(folder: Path = FOLDER) -> str:
-    """
-    :param folder: of the sources
-    :return: what a library that is made of them says
-    """
-    sources = (folder / name for name in ("product.h", "perceptrons.cpp"))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-
-
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """
-    :return: perceptrons.cpp as it was made for this processor when the package was installed; None if it was not, as where
-        there was no compiler
-    """
-    path = FOLDER / f"perceptrons_{th.backends.cpu.get_cpu_capability()}.so"
-    try:
-        found = ctypes.CDLL(str(path))
-    except OSError:
-        return None
-    found.perceptrons_source.restype = ctypes.c_char_p
-    if found.perceptrons_source() != source_hash().encode():
-        warnings.warn(f"{path.name} was made of another perceptrons.cpp, and torch does its work: install sb3_dai again")
-        return None
-    found.perceptrons_forward.argtypes = [ctypes.POINTER(Nets), ctypes.c_float, ctypes.c_void_p]
-    found.perceptrons_backward.argtypes = [ctypes.POINTER(Nets), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
-    found.perceptrons_forward.restype = found.perceptrons_backward.restype = None
-    return found
-
-
 def takes(inputs: th.Tensor, n_weights: int) -> bool:
     """
     :param inputs: shape (batch, input_dim)
     :param n_weights: of the largest layer of a member
-    :return: whether to take the library. It has one thread: wide layers are left to torch where there are more.
+    :return: whether to take the library
     """
     return (
         type(inputs) is th.Tensor  # And no stand-in of a compiler
+        and not th.compiler.is_compiling()
+        and not th.jit.is_tracing()
         and inputs.device.type == "cpu"
         and inputs.dtype == th.float32
         and inputs.numel() > 0
-        and not th.compiler.is_compiling()
-        and not th.jit.is_tracing()
-        and (th.get_num_threads() == 1 or len(inputs) * n_weights < WIDE)
+        and one_thread(len(inputs) * n_weights)
         and library() is not None
     )
+
+
+def one_thread(work: int) -> bool:
+    """
+    :param work: multiplications of the largest layer of a member
+    :return: whether to do it in one thread, as the library does: torch has more for wide layers, if it may
+    """
+    return th.get_num_threads() == 1 or work < WIDE
 
 
 def can_be_read(parameters: Sequence[th.Tensor]) -> bool:
@@ -127,7 +100,7 @@ class Perceptrons(th.autograd.Function):
         kept = th.empty(n_kept)
         outputs = th.empty(len(parameters[0]), batch, sizes[-1])
         with_layers = c_nets(inputs, kept, sizes, parameters, normed)
-        lib.perceptrons_forward(with_layers[0], EPS, outputs.data_ptr())
+        lib.perceptrons_forward(ctypes.byref(with_layers[0]), EPS, outputs.data_ptr())
         if ctx is not None:
             ctx.save_for_backward(inputs, kept, *parameters)
             ctx.normed = normed
@@ -149,7 +122,7 @@ class Perceptrons(th.autograd.Function):
         gradient, of_layers = gradient.contiguous(), c_layers(found, ctx.normed) if found else None
         with_layers = c_nets(inputs, kept, sizes_of(parameters, ctx.normed), parameters, ctx.normed)
         to_inputs = of_inputs if of_inputs is None else of_inputs.data_ptr()
-        lib.perceptrons_backward(with_layers[0], gradient.data_ptr(), of_layers, to_inputs)
+        lib.perceptrons_backward(ctypes.byref(with_layers[0]), gradient.data_ptr(), of_layers, to_inputs)
         nothing: list[th.Tensor | None] = [None] * len(parameters)
         return of_inputs, None, *(found or nothing)
 
@@ -168,7 +141,7 @@ def c_layers(parameters: Sequence[th.Tensor], normed: bool) -> Any:
     """
     :param parameters: as in ``perceptrons``, or their gradients
     :param normed: whether hidden layers are normalised
-    :return: as perceptrons.cpp reads them
+    :return: as perceptrons.h reads them
     """
     places: list[int | None] = [tensor.data_ptr() for tensor in parameters]
     if not normed:
@@ -185,18 +158,9 @@ def c_nets(
     :param sizes: of the inputs and of each layer's outputs
     :param parameters: as in ``perceptrons``
     :param normed: whether hidden layers are normalised
-    :return: as perceptrons.cpp reads them, and what has to live as long
+    :return: as perceptrons.h reads them, and what has to live as long
     """
     layers = c_layers(parameters, normed)
     numbers = len(parameters[0]), len(inputs), len(sizes) - 1
     places = ctypes.addressof(c_sizes(sizes)), ctypes.addressof(layers), inputs.data_ptr(), kept.data_ptr()
     return Nets(*numbers, *places), layers
-
-
-@functools.cache
-def c_sizes(sizes: tuple[int, ...]) -> Any:
-    """
-    :param sizes: any
-    :return: as C reads them
-    """
-    return (ctypes.c_int64 * len(sizes))(*sizes)

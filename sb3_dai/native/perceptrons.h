@@ -1,5 +1,7 @@
-// Independent multilayer perceptrons of one shape on the same inputs, and their gradients. Without torch: a plain library that
-// is made when the package is installed.
+// Independent multilayer perceptrons of one shape on the same inputs, and their gradients.
+#ifndef SB3_DAI_PERCEPTRONS_H
+#define SB3_DAI_PERCEPTRONS_H
+
 #include <cmath>
 #include <vector>
 
@@ -48,8 +50,9 @@ void rectify(float* row, int64_t size) {
   for (int64_t i = 0; i < size; i++) row[i] = row[i] < 0.0f ? 0.0f : row[i];
 }
 
-// Layer normalisation of a row, to the power of what follows: gain, shift and rectification
-float normalize(const float* bias, const float* gain, const float* shift, float* row, float* normalized, int64_t size, float eps) {
+// A row of a layer's products becomes its layer normalisation. Returns the inverse standard deviation
+float normalize(const float* bias, const float* gain, const float* shift, float* row, float* normalized, int64_t size,
+                float eps) {
   float mean = 0.0f, var = 0.0f;
 #pragma omp simd reduction(+ : mean)
   for (int64_t i = 0; i < size; i++) {
@@ -72,8 +75,8 @@ float normalize(const float* bias, const float* gain, const float* shift, float*
 }
 
 // The gradient of a row of a normalised layer before its gain becomes that of its inputs
-void denormalize(const float* gain, const float* normalized, float inverse_std, float* of_gain, float* of_shift, float* gradient,
-                 int64_t size) {
+void denormalize(const float* gain, const float* normalized, float inverse_std, float* of_gain, float* of_shift,
+                 float* gradient, int64_t size) {
   float sum = 0.0f, along = 0.0f;
 #pragma omp simd reduction(+ : sum, along)
   for (int64_t i = 0; i < size; i++) {
@@ -89,22 +92,15 @@ void denormalize(const float* gain, const float* normalized, float inverse_std, 
   for (int64_t i = 0; i < size; i++) gradient[i] = inverse_std * (gradient[i] - sum - normalized[i] * along);
 }
 
-}  // namespace
-
-extern "C" {
-
-// Of what it was made: a library of other sources is not to be taken
-const char* perceptrons_source() { return SOURCE; }
-
 // outputs: (n_members, batch, sizes[n_layers])
-void perceptrons_forward(const Nets* nets, float eps, float* outputs) {
-  const auto [n_members, batch, n_layers, sizes, layers, first_inputs, kept] = *nets;
+void forward(const Nets& nets, float eps, float* outputs) {
+  const auto [n_members, batch, n_layers, sizes, layers, first_inputs, kept] = nets;
   for (int64_t member = 0; member < n_members; member++) {
     const float* inputs = first_inputs;
     for (int64_t l = 0; l < n_layers; l++) {
       const int64_t n_in = sizes[l], n_out = sizes[l + 1];
       const bool last = l + 1 == n_layers;
-      const Hidden here = last ? Hidden{outputs + member * batch * n_out} : hidden(*nets, l, member);
+      const Hidden here = last ? Hidden{outputs + member * batch * n_out, nullptr, nullptr} : hidden(nets, l, member);
       const Layer& layer = layers[l];
       const float* bias = layer.bias + member * n_out;
       multiply({inputs, n_in, 1}, {layer.weight + member * n_in * n_out, n_out, 1}, here.outputs, batch, n_out, n_in);
@@ -127,8 +123,8 @@ void perceptrons_forward(const Nets* nets, float eps, float* outputs) {
 // gradient: of the outputs, (n_members, batch, sizes[n_layers])
 // gradients: of what the layers learn, or null
 // of_inputs: (batch, sizes[0]), or null
-void perceptrons_backward(const Nets* nets, const float* gradient, const Layer* gradients, float* of_inputs) {
-  const auto [n_members, batch, n_layers, sizes, layers, first_inputs, kept] = *nets;
+void backward(const Nets& nets, const float* gradient, const Layer* gradients, float* of_inputs) {
+  const auto [n_members, batch, n_layers, sizes, layers, first_inputs, kept] = nets;
   const int64_t widest = *std::max_element(sizes, sizes + n_layers + 1);
   std::vector<float> buffers(2 * batch * widest + 2 * widest);
   float *here = buffers.data(), *before = here + batch * widest, *nowhere = before + batch * widest;
@@ -136,7 +132,7 @@ void perceptrons_backward(const Nets* nets, const float* gradient, const Layer* 
     const float* now = gradient + member * batch * sizes[n_layers];
     for (int64_t l = n_layers - 1; l >= 0; l--) {
       const int64_t n_in = sizes[l], n_out = sizes[l + 1];
-      const float* inputs = l ? hidden(*nets, l - 1, member).outputs : first_inputs;
+      const float* inputs = l ? hidden(nets, l - 1, member).outputs : first_inputs;
       if (gradients) {
         multiply({inputs, 1, n_in}, {now, n_out, 1}, gradients[l].weight + member * n_in * n_out, n_in, n_out, batch);
         float* of_bias = gradients[l].bias + member * n_out;
@@ -152,7 +148,7 @@ void perceptrons_backward(const Nets* nets, const float* gradient, const Layer* 
       }
       multiply({now, n_out, 1}, turned, before, batch, n_in, n_out);
       const Layer& layer = layers[l - 1];
-      const Hidden hid = hidden(*nets, l - 1, member);
+      const Hidden hid = hidden(nets, l - 1, member);
       float *of_gain = nowhere, *of_shift = nowhere + widest;
       if (gradients && layer.gain) {
         of_gain = gradients[l - 1].gain + member * n_in;
@@ -173,4 +169,6 @@ void perceptrons_backward(const Nets* nets, const float* gradient, const Layer* 
     }
   }
 }
-}
+}  // namespace
+
+#endif

@@ -1,0 +1,17 @@
+// A plain library, without torch, that is made when the package is installed.
+#include "perceptrons.h"
+#include "update.h"
+
+extern "C" {
+
+// Of what it was made: a library of other sources is not to be taken
+const char* source() { return SOURCE; }
+
+void perceptrons_forward(const Nets* nets, float eps, float* outputs) { forward(*nets, eps, outputs); }
+
+void perceptrons_backward(const Nets* nets, const float* gradient, const Layer* gradients, float* of_inputs) {
+  backward(*nets, gradient, gradients, of_inputs);
+}
+
+void gradient_step(const Update* update) { step(*update); }
+}

@@ -1,0 +1,372 @@
+"""
+A gradient step by native/update.h: vectors of numbers are seen, one of some actions is chosen, and a Gaussian ensemble is the
+world model. The hundreds of small calls of torch that ``DAI._update`` consists of take four times as long as their arithmetic.
+"""
+
+import ctypes
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+
+from sb3_dai import free_energy as fe
+from sb3_dai.actions import CategoricalActions
+from sb3_dai.checks import check_losses
+from sb3_dai.compilation import UpdateInputs
+from sb3_dai.native_library import c_sizes, library
+from sb3_dai.networks import BatchedLayerNorm, EnsembleMLP, RunningMean, RunningNorm, any_global_hook, has_hooks
+from sb3_dai.packing import LearnedTogether, PackedNets
+from sb3_dai.perceptrons import EPS, c_layers, one_thread, sizes_of
+from sb3_dai.transitions import GaussianTransitions
+
+if TYPE_CHECKING:
+    from sb3_dai.dai import DAI
+
+INT, FLOAT, DOUBLE, PLACE = ctypes.c_int64, ctypes.c_float, ctypes.c_double, ctypes.c_void_p
+
+
+class Net(ctypes.Structure):
+    """As in update.h, like the following."""
+
+    _fields_ = (("n_members", INT), ("n_layers", INT), ("sizes", PLACE), ("layers", PLACE), ("gradients", PLACE))
+
+
+class Norm(ctypes.Structure):
+    _fields_ = (("mean", PLACE), ("var", PLACE), ("n_batches", PLACE), ("horizon", FLOAT), ("clip", FLOAT))
+
+
+class Mean(ctypes.Structure):
+    _fields_ = (("mean", PLACE), ("n_batches", PLACE), ("horizon", FLOAT))
+
+
+class Adam(ctypes.Structure):
+    _fields_ = (
+        *((name, PLACE) for name in ("nets", "gradients", "mean", "square", "step")),
+        *((name, INT) for name in ("size", "n_steps")),
+    )
+
+
+def named(kind: Any, names: str) -> list[tuple[str, Any]]:
+    """
+    :param kind: type of fields
+    :param names: theirs, with spaces between them
+    :return: the fields
+    """
+    return [(name, kind) for name in names.split()]
+
+
+NAMES = (
+    *("loss", "transition_loss", "value_loss", "policy_loss", "precision_loss", "precision", "epistemic_weight"),
+    *("vfe", "prediction_error", "information_gain", "extrinsic_value", "epistemic_value", "entropy"),
+)
+"""Of what is logged, in its order."""
+
+NAMES_OF_A_FIXED_PRECISION = tuple(name for name in NAMES if name != "precision_loss")
+
+
+class Update(ctypes.Structure):
+    _fields_ = (
+        *named(Net, "transition policy value value_target"),
+        *named(Norm, "features_norm change_norm"),
+        *named(Mean, "epistemic_mean gain_mean"),
+        *named(PLACE, "gain_peak"),
+        *named(Adam, "always transitions precision"),
+        *named(PLACE, "target average"),
+        *named(INT, "n_target n_average"),
+        *named(INT, "batch n_features n_actions"),
+        *named(INT, "normalizes precision_learns transitions_learn nets_learn"),
+        *named(FLOAT, "gamma epistemic_gamma tau max_norm preference_weight bootstrap_entropy surprise_sign resolution eps"),
+        *named(DOUBLE, "beta1 beta2 adam_eps learning_rate"),
+        *named(FLOAT, "averaging_rate target_entropy"),
+        *named(PLACE, "head_weights log_prior"),
+        *named(PLACE, "observations next_observations has_successor actions"),
+        *named(PLACE, "ends last_observations last_ends discounts log_preference"),
+        *((f"to_{name}", PLACE) for name in NAMES),
+    )
+
+
+PARTS = frozenset(
+    (
+        *("_losses", "_gradients", "_efe_target", "_next_efe", "_optimize", "_clipped", "_update", "_update_target"),
+        *("features", "scaled", "observe", "encode", "predict_outcome", "bootstrap_weights", "novelty_of", "habit", "efe"),
+    )
+)
+"""Methods of the agent and its policy that nobody may have exchanged."""
+
+
+class NativeUpdate:
+    """
+    One gradient step of an agent: by the library where it knows what the agent is made of, else by ``DAI._update``. Both agree
+    up to rounding.
+
+    :param model: the agent
+    """
+
+    def __init__(self, model: "DAI") -> None:
+        self.model = model
+        self.packed: PackedNets | None = None
+        self.plan: Plan | None = None
+        self.checked = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A plan is of the tensors of this agent: a copy of it, pickled or deep, makes its own."""
+        return vars(NativeUpdate(self.model))
+
+    def __call__(self, inputs: UpdateInputs) -> tuple[tuple[str, ...], th.Tensor]:
+        """
+        As ``DAI._update``.
+
+        :param inputs: all that the update reads beside the nets
+        :return: names of what is logged, and the values, shape (len(names),)
+        """
+        packed = self.model._packing.nets()
+        if packed is not self.packed:
+            self.packed, self.plan = packed, Plan(self.model, packed) if packed and knows(self.model) else None
+            self.checked = False
+        if self.plan is None or not self.plan.holds(len(inputs.log_preference)):
+            return self.model._update(inputs)
+        if not self.checked:
+            self.checked = True
+            different = self.plan.difference(inputs)
+            if different:
+                self.plan = None
+                warnings.warn(
+                    f"native/update.h does not do what DAI._update does ({different}), which is taken instead. Has one of its "
+                    "equations been changed? Then change that file too, and install sb3_dai again."
+                )
+                return self.model._update(inputs)
+        names, terms = self.plan.run(inputs)
+        check_losses(names, terms)
+        return names, terms
+
+
+def knows(model: "DAI") -> bool:
+    """
+    :param model: an agent whose nets are packed
+    :return: whether update.h is what its gradient steps do
+    """
+    from sb3_dai.dai import DAI
+    from sb3_dai.policies import DAIPolicy
+
+    policy, actions = model.policy, model.policy.action_model
+    nets = policy.transition_net, policy.policy_net, policy.value_net
+    return (
+        library() is not None
+        and model.device.type == "cpu"
+        and type(model) is DAI
+        and type(policy) is DAIPolicy
+        and policy.reads_vectors
+        and isinstance(actions, CategoricalActions)
+        and actions.shape[0] == 1
+        and isinstance(policy.transition_model, GaussianTransitions)
+        and policy.transition_prior is None
+        and policy.novelty == "information_gain"
+        and policy.bootstrap_share == 1.0
+        and not policy.lookahead
+        and all(net is not None and net.learned() is not None for net in nets)
+    )
+
+
+class Plan:
+    """
+    What update.h has to know of an agent, as long as its nets are packed as they are.
+
+    :param model: the agent
+    :param packed: its nets
+    """
+
+    def __init__(self, model: "DAI", packed: PackedNets) -> None:
+        self.model, self.packed = model, packed
+        policy = model.policy
+        assert isinstance(policy.transition_model, GaussianTransitions) and policy.transition_net is not None
+        parameters = [x for together in packed.learned for x in together.nets.tensors]
+        self.gradient_of = dict(zip(map(id, parameters), packed.gradient_views, strict=True))
+        self.alive: list[Any] = []
+        name_of = {id(parameter): name for name, parameter in policy.named_parameters()}
+        self.named_parameters = [(name_of[id(parameter)], parameter) for parameter in model.learned_parameters]
+        self.modules = [module for name, module in policy.named_modules() if "features_extractor" not in name]
+        always, *others = packed.learned
+        always_gradients, *other_gradients = packed.gradient_parts
+        change_norm, gain = policy.transition_model.change_norm, policy.novelty_scale
+        self.update = Update(
+            transition=self.net(policy.transition_net),
+            policy=self.net(policy.policy_net),
+            value=self.net(policy.value_net),
+            value_target=self.net(policy.value_net_target),
+            features_norm=norm(policy.features_norm),
+            change_norm=norm(change_norm),
+            epistemic_mean=mean(policy.mean_epistemic_efe),
+            gain_mean=mean(gain.running),
+            gain_peak=gain.peak.data_ptr(),
+            always=adam(always, always_gradients),
+            transitions=adam(others[0], other_gradients[0]),
+            precision=self.adam_of_precision(),
+            target=packed.target.flat.data_ptr(),
+            average=packed.average.flat.data_ptr(),
+            n_target=len(packed.target.flat),
+            n_average=len(packed.average.flat),
+            n_features=policy.features_norm.mean.numel(),
+            n_actions=policy.action_model.code_dim,
+            normalizes=policy.normalize_features,
+            resolution=fe.RESOLUTION,
+            eps=EPS,
+            beta1=packed.betas[0],
+            beta2=packed.betas[1],
+            adam_eps=packed.eps,
+        )
+        self.n_weights = max(net.n_weights for net in (policy.transition_net, policy.policy_net, policy.value_net))
+
+    def net(self, net: EnsembleMLP) -> Net:
+        """
+        :param net: one of the agent's
+        :return: as update.h reads it
+        """
+        parameters, normed = [*net.parameters()], BatchedLayerNorm in net.kinds
+        sizes, layers = sizes_of(parameters, normed), c_layers(parameters, normed)
+        gradients = [self.gradient_of[id(x)] for x in parameters if id(x) in self.gradient_of]
+        of_layers = c_layers(gradients, normed) if gradients else None
+        self.alive += [layers, of_layers]
+        places = (None if part is None else ctypes.addressof(part) for part in (c_sizes(sizes), layers, of_layers))
+        return Net(net.n_members, len(sizes) - 1, *places)
+
+    def adam_of_precision(self) -> Adam:
+        """
+        :return: of an automatic precision, or the precision alone
+        """
+        policy = self.model.policy
+        state = policy.optimizer.state.get(policy.log_precision)
+        place = policy.log_precision.data_ptr()
+        if not state:
+            return Adam(nets=place)
+        gradient = self.gradient_of[id(policy.log_precision)] = th.zeros(1)
+        moments = (state[name].data_ptr() for name in ("exp_avg", "exp_avg_sq", "step"))
+        return Adam(place, gradient.data_ptr(), *moments, 1, 1)
+
+    def holds(self, batch_size: int) -> bool:
+        """
+        :param batch_size: of this gradient step
+        :return: whether the agent is as it was, and the work not too much for one thread
+        """
+        model, optimizer = self.model, self.packed.optimizer
+        automatic = model.precision == "auto"
+        return not (
+            not one_thread(batch_size * self.n_weights)
+            or model.epistemic_weight == "auto"
+            or (automatic and not self.update.precision.mean)
+            or not PARTS.isdisjoint(vars(model))
+            or not PARTS.isdisjoint(vars(model.policy))
+            or len({group["lr"] for group in optimizer.param_groups}) > 1
+            or optimizer._optimizer_step_pre_hooks
+            or optimizer._optimizer_step_post_hooks
+            or any_global_hook()
+            or any(map(has_hooks, self.modules))
+        )
+
+    def difference(self, inputs: UpdateInputs) -> str:
+        """
+        :param inputs: of a gradient step
+        :return: what the library computes otherwise than ``DAI._gradients``, which someone may have changed; nothing if the
+            losses, all else that is logged and the gradients are the same up to rounding, or not finite
+        """
+        model, policy = self.model, self.model.policy
+        before = [buffer.clone() for buffer in policy.buffers()]
+
+        def put_back() -> None:
+            for buffer, value in zip(policy.buffers(), before, strict=True):
+                buffer.copy_(value)
+
+        names, terms, gradients = model._gradients(model.learned_parameters, inputs)
+        put_back()
+        names_here, terms_here = self.run(inputs, learn=False)
+        put_back()
+        if names != names_here:
+            return f"{names} are logged"
+        if not math.isfinite(terms[0].item()):
+            return ""
+        # The sum of the losses, which comes first, says least
+        pairs = {name: (terms[i], terms_here[i]) for i, name in [*enumerate(names)][1:]}
+        for (name, parameter), gradient in zip(self.named_parameters, gradients, strict=True):
+            if gradient is not None:
+                pairs[f"the gradient of {name}"] = gradient, self.gradient_of[id(parameter)]
+        for name, (one, other) in pairs.items():
+            if (one - other).abs().max() > 1e-3 * one.abs().max() + 1e-4:
+                return f"{name} is {other.tolist()} instead of {one.tolist()}" if one.dim() == 0 else name
+        return ""
+
+    def run(self, inputs: UpdateInputs, learn: bool = True) -> tuple[tuple[str, ...], th.Tensor]:
+        """
+        :param inputs: all that the update reads beside the nets
+        :param learn: whether the nets learn, or their gradients alone are computed
+        :return: names of what is logged, and the values, shape (len(names),); the first is not finite if the nets stay
+            as they were
+        """
+        model, packed, update = self.model, self.packed, self.update
+        packed.tensors()  # Puts back what was moved
+        one_step, n_step = inputs.batch.one_step, inputs.batch.n_step
+        batch = len(one_step.observations)
+        automatic = model.precision == "auto"
+        names = NAMES if automatic else NAMES_OF_A_FIXED_PRECISION
+        terms = th.empty(len(names))
+        alive: list[th.Tensor] = []
+
+        def place(tensor: Any, dtype: th.dtype = th.float32) -> int | None:
+            if not isinstance(tensor, th.Tensor):  # A number that stands for all
+                return None
+            if tensor.dtype != dtype or not tensor.is_contiguous():
+                alive.append(tensor := tensor.to(dtype).contiguous())
+            return tensor.data_ptr()
+
+        update.batch = batch
+        update.precision_learns, update.transitions_learn, update.nets_learn = automatic, inputs.learns_transitions, learn
+        update.gamma, update.epistemic_gamma = model.gamma, model.epistemic_gamma
+        update.tau = model.tau if model.target_update_interval is None else 0.0
+        update.max_norm = float("inf") if model.max_grad_norm is None else model.max_grad_norm
+        update.preference_weight, update.bootstrap_entropy = model.preference_weight, model.bootstrap_entropy
+        update.surprise_sign = 1.0 if model.prediction_error_weight >= 0.0 else -1.0
+        update.learning_rate = packed.optimizer.param_groups[0]["lr"]
+        update.averaging_rate, update.target_entropy = inputs.averaging_rate.item(), inputs.target_entropy.item()
+        prior = inputs.log_habit_prior
+        if isinstance(prior, th.Tensor):
+            prior = prior.expand(batch, 1, -1)
+        update.head_weights, update.log_prior = place(inputs.head_weights), place(prior)
+        update.observations, update.next_observations = place(one_step.observations), place(one_step.next_observations)
+        update.has_successor = place(inputs.batch.has_successor)
+        update.actions, update.ends = place(one_step.actions, th.int64), place(one_step.dones)
+        same = n_step.rewards is one_step.rewards
+        update.last_observations = update.next_observations if same else place(n_step.next_observations)
+        update.last_ends, update.discounts = place(n_step.dones), place(n_step.discounts)
+        update.log_preference = place(inputs.log_preference)
+        first = terms.data_ptr()
+        for i, name in enumerate(names):
+            setattr(update, f"to_{name}", first + i * terms.element_size())
+        lib = library()
+        assert lib is not None
+        lib.gradient_step(ctypes.byref(update))
+        return names, terms
+
+
+def norm(of: RunningNorm) -> Norm:
+    """
+    :param of: a module
+    :return: as update.h reads it
+    """
+    return Norm(of.mean.data_ptr(), of.var.data_ptr(), of.n_batches.data_ptr(), of.horizon, of.clip)
+
+
+def mean(of: RunningMean) -> Mean:
+    """
+    :param of: a module
+    :return: as update.h reads it
+    """
+    return Mean(of.mean.data_ptr(), of.n_batches.data_ptr(), of.horizon)
+
+
+def adam(of: LearnedTogether, gradients: th.Tensor) -> Adam:
+    """
+    :param of: parameters that learn together
+    :param gradients: theirs
+    :return: as update.h reads it
+    """
+    flat = (of.nets.flat, gradients, of.exp_avg.flat, of.exp_avg_sq.flat, of.step.flat)
+    return Adam(*(tensor.data_ptr() for tensor in flat), len(of.nets.flat), len(of.step.flat))

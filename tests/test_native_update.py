@@ -1,0 +1,266 @@
+"""The library's gradient step does what ``DAI._update`` does, and is taken only where it does."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from helpers import inputs_of, make
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from worlds import BOX, VECTOR, SampledEnv
+
+from sb3_dai import DAI, native_update
+from sb3_dai import free_energy as fe
+from sb3_dai.native_library import library
+from sb3_dai.native_update import NativeUpdate, Plan
+from sb3_dai.replay import sample_transitions
+
+pytestmark = pytest.mark.skipif(library() is None, reason="the library was not made")
+
+SMALL = dict(net_arch=[16])
+
+SETTINGS = {
+    "default": dict(policy_kwargs=dict()),
+    "without layer norm": dict(policy_kwargs=dict(net_arch=[40, 17], layer_norm=False)),
+    "no hidden layer, three value nets, two members": dict(policy_kwargs=dict(net_arch=[], n_critics=3, ensemble_size=2)),
+    "one of each": dict(policy_kwargs=dict(net_arch=[8], n_critics=1, ensemble_size=1)),
+    "features as they are": dict(policy_kwargs=dict(net_arch=[16], normalize_features=False)),
+    "returns of three steps": dict(n_steps=3, bootstrap_entropy=0.5, policy_kwargs=SMALL),
+    "a fixed precision and a habit": dict(precision=2.0, habit_prior=[0.2, 0.8], policy_kwargs=SMALL),
+    "a habit of each state": dict(
+        precision=2.0, habit_prior=lambda obs: th.softmax(th.stack([obs[:, 0], obs[:, 1]], dim=1), dim=1), policy_kwargs=SMALL
+    ),
+    "a schedule of the precision": dict(precision=lambda progress: 1.0 + progress, policy_kwargs=SMALL),
+    "seeking surprise": dict(prediction_error_weight=-0.3, preference_weight=2.0, policy_kwargs=SMALL),
+    "shunning surprise": dict(prediction_error_weight=0.7, epistemic_weight=0.2, epistemic_gamma=0.8, policy_kwargs=SMALL),
+    "targets by the step of the environment": dict(target_update_interval=7, tau=1.0, policy_kwargs=SMALL),
+    "no clipping": dict(max_grad_norm=None, policy_kwargs=SMALL),
+    "much clipping": dict(max_grad_norm=0.1, policy_kwargs=SMALL),
+    "other constants of Adam": dict(policy_kwargs=dict(**SMALL, optimizer_kwargs=dict(betas=(0.8, 0.99), eps=1e-4))),
+    "the world model in every third step": dict(transition_delay=3, policy_kwargs=SMALL),
+    "a buffer without next observations": dict(
+        optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False), policy_kwargs=SMALL
+    ),
+    "scaled by SB3": dict(
+        env=lambda: VecNormalize(DummyVecEnv([lambda: SampledEnv(VECTOR, spaces.Discrete(3))])), policy_kwargs=SMALL
+    ),
+    "many actions and whole numbers as observations": dict(
+        env=SampledEnv(spaces.Box(0, 255, (5,), np.uint8), spaces.Discrete(70)), policy_kwargs=SMALL
+    ),
+}
+
+
+def trained(monkeypatch, native, steps=25, **kwargs):
+    """A model that took some gradient steps, by the library or without, and how many of them the library took."""
+    taken, run = [], Plan.run
+    with monkeypatch.context() as patch:
+        patch.setattr(Plan, "run", lambda self, inputs, learn=True: taken.append(learn) or run(self, inputs, learn))
+        if not native:
+            without_library(patch)
+        kwargs = {"env": "CartPole-v1", "seed": 3, **copy.deepcopy(kwargs)}
+        env = kwargs.pop("env")
+        model = make(env() if callable(env) else env, **kwargs).learn(50 + steps, log_interval=1000)
+    return model, sum(taken)
+
+
+def without_library(monkeypatch):
+    """Torch does all the work."""
+    monkeypatch.setattr(NativeUpdate, "__call__", lambda self, inputs: self.model._update(inputs))
+    monkeypatch.setattr("sb3_dai.perceptrons.library", lambda: None)
+
+
+def assert_same(one, other):
+    states = one.policy.state_dict(), other.policy.state_dict()
+    for name, tensor in states[0].items():
+        th.testing.assert_close(tensor, states[1][name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    for name, value in one.logger.name_to_value.items():
+        if name.startswith("train/"):
+            assert other.logger.name_to_value[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    pairs = zip(one.policy.optimizer.state.values(), other.policy.optimizer.state.values(), strict=True)
+    for ours, its in pairs:
+        for name, value in ours.items():
+            th.testing.assert_close(value, its[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kwargs", SETTINGS.values(), ids=SETTINGS)
+def test_native_update_is_the_update(monkeypatch, kwargs):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="native/update.h")
+        native, taken = trained(monkeypatch, True, **kwargs)
+    torchs, not_taken = trained(monkeypatch, False, **kwargs)
+    assert taken >= 25 - 2 * kwargs.get("transition_delay", 1) and not_taken == 0
+    assert_same(native, torchs)
+
+
+def plan_of(**kwargs):
+    """A model with a plan and a batch."""
+    model = make(**{"env": "CartPole-v1", "seed": 0, **kwargs}).learn(60)
+    (batch,) = sample_transitions(model.replay_buffer, 40)
+    assert model._native_update.plan is not None
+    return model, model._native_update.plan, inputs_of(model, batch)
+
+
+def test_extreme_outputs_and_inputs():
+    """Bounds of the variances and of what is normalised, ties and logits far apart."""
+    model, plan, inputs = plan_of(policy_kwargs=dict(net_arch=[16], n_critics=3))
+    nets = model.policy.transition_net, model.policy.value_net, model.policy.policy_net
+    for size in (0.0, 1.0, 30.0, 1000.0):
+        for net in nets:
+            net.layers[-1].bias.data.uniform_(-size, size)
+        model.policy.features_norm.var.mul_(0.01)
+        model.policy.transition_model.change_norm.var.mul_(1e-4)
+        assert plan.difference(inputs) == "", size
+
+
+def test_a_changed_equation_is_noticed(monkeypatch):
+    """Whoever tries another information gain shall get it, with a word about the copy in C++."""
+    gain = fe.information_gain
+    monkeypatch.setattr(fe, "information_gain", lambda mean, log_var: 2.0 * gain(mean, log_var))
+    with pytest.warns(UserWarning, match="native/update.h does not do what DAI._update does"):
+        model, taken = trained(monkeypatch, True)
+    assert taken == 0 and model._native_update.plan is None
+    assert_same(model, trained(monkeypatch, False)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "what"),
+    [
+        ("policy_divergence", lambda *args: 1.1 * fe_policy_divergence(*args), "policy_loss"),
+        ("gaussian_nll", lambda *args: fe_gaussian_nll(*args) + 0.1, "transition_loss"),
+        ("continuing_efe", lambda efe, *rest: efe, "epistemic_value"),
+        ("precision_loss", lambda log_precision, *rest: log_precision.square().mean(), "precision_loss"),
+    ],
+)
+def test_each_term_is_compared(monkeypatch, name, change, what):
+    _, plan, inputs = plan_of()
+    assert plan.difference(inputs) == ""
+    monkeypatch.setattr(fe, name, change)
+    assert plan.difference(inputs).startswith(f"{what} is")
+
+
+fe_policy_divergence, fe_gaussian_nll = fe.policy_divergence, fe.gaussian_nll
+
+
+def test_gradients_are_compared_and_statistics_left_alone(monkeypatch):
+    model, plan, inputs = plan_of()
+    before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    assert plan.difference(inputs) == ""
+    assert all(th.equal(tensor, before[name]) for name, tensor in model.policy.state_dict().items())
+    # Of the same value, with another gradient
+    monkeypatch.setattr(fe, "gaussian_nll", lambda *args: fe_gaussian_nll(*args).detach() + 0.0 * args[0].sum())
+    assert plan.difference(inputs).startswith("the gradient of transition_net.layers.")
+
+
+class Subclass(DAI):
+    pass
+
+
+OTHERS = {
+    "Box actions": dict(env=SampledEnv(VECTOR, BOX)),
+    "several choices": dict(env=SampledEnv(VECTOR, spaces.MultiDiscrete([2, 3]))),
+    "numbered states": dict(env=SampledEnv(spaces.Discrete(4), spaces.Discrete(2))),
+    "another activation": dict(policy_kwargs=dict(net_arch=[16], activation_fn=th.nn.Tanh)),
+    "lookahead": dict(policy_kwargs=dict(net_arch=[16], lookahead=True)),
+    "priors": dict(policy_kwargs=dict(net_arch=[16], prior_scale=1.0)),
+    "bootstrap": dict(policy_kwargs=dict(net_arch=[16], bootstrap_share=0.5)),
+    "variance": dict(policy_kwargs=dict(net_arch=[16], novelty="variance")),
+    "an automatic weight": dict(epistemic_weight="auto"),
+    "two rates": dict(policy_kwargs=dict(net_arch=[16], lr_multipliers=dict(value=2.0))),
+    "another optimizer": dict(policy_kwargs=dict(net_arch=[16], optimizer_class=th.optim.SGD)),
+    "weight decay": dict(policy_kwargs=dict(net_arch=[16], optimizer_kwargs=dict(weight_decay=0.1))),
+}
+
+
+@pytest.mark.parametrize("kwargs", OTHERS.values(), ids=OTHERS)
+def test_what_the_library_does_not_know(monkeypatch, kwargs):
+    assert trained(monkeypatch, True, steps=5, **kwargs)[1] == 0
+
+
+def test_what_may_come_in_between(monkeypatch):
+    """Hooks, other methods, frozen parameters, other types of numbers: torch's step, and the library's again after it."""
+    model = plan_of()[0]
+    taken, run = [], Plan.run
+    monkeypatch.setattr(Plan, "run", lambda self, inputs, learn=True: taken.append(1) or run(self, inputs, learn))
+
+    def is_native():
+        taken.clear()
+        model.train(gradient_steps=2, batch_size=32)
+        return bool(taken)
+
+    assert is_native()
+    heard = []
+    handle = model.policy.value_net.layers[0].register_forward_hook(lambda *args: heard.append(1))
+    assert not is_native() and heard
+    handle.remove()
+    assert is_native()
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "_losses", model._losses)
+        assert not is_native()
+    with monkeypatch.context() as patch:
+        patch.setattr(model.policy, "habit", model.policy.habit)
+        assert not is_native()
+    handle = model.policy.optimizer.register_step_post_hook(lambda *args: heard.append(2))
+    assert not is_native() and heard[-1] == 2
+    handle.remove()
+    model.policy.policy_net.requires_grad_(False)
+    assert not is_native()
+    model.policy.policy_net.requires_grad_(True)
+    assert not is_native(), "the policy net has not learned as often as those that it learns with"
+    model.set_parameters(copy.deepcopy(make(seed=1).learn(60).get_parameters()))
+    assert is_native()
+    before = th.get_num_threads()
+    th.set_num_threads(2)
+    with monkeypatch.context() as patch:
+        patch.setattr("sb3_dai.perceptrons.WIDE", 10)
+        assert not is_native(), "much work for one thread, where there are two"
+    th.set_num_threads(before)
+    assert is_native()
+
+
+def test_a_subclass_does_its_own(monkeypatch):
+    monkeypatch.setattr("helpers.DAI", Subclass)
+    assert trained(monkeypatch, True, steps=5)[1] == 0
+
+
+def test_copies_and_loaded_models_go_on(monkeypatch, tmp_path):
+    model = plan_of()[0]
+    twin = copy.deepcopy(model)
+    before = [parameter.detach().clone() for parameter in model.policy.parameters()]
+    assert twin._native_update.model is twin and twin._native_update.plan is None
+    twin.train(gradient_steps=3, batch_size=32)
+    assert twin._native_update.plan is not None
+    assert all(map(th.equal, before, model.policy.parameters())), "a copy has its own nets"
+
+    model.save(tmp_path / "model")
+    loaded = [DAI.load(tmp_path / "model", device="cpu") for _ in range(2)]
+    for each in loaded:
+        each.replay_buffer, each._logger = model.replay_buffer, copy.deepcopy(model.logger)
+    with monkeypatch.context() as patch:
+        np.random.seed(0)
+        loaded[0].train(gradient_steps=5, batch_size=32)
+        assert loaded[0]._native_update.plan is not None
+        without_library(patch)
+        np.random.seed(0)
+        loaded[1].train(gradient_steps=5, batch_size=32)
+    assert_same(*loaded)
+
+
+def test_what_is_not_finite_reaches_no_net():
+    model = plan_of()[0]
+    before = [parameter.detach().clone() for parameter in model.policy.parameters()]
+    states = copy.deepcopy([*model.policy.optimizer.state.values()])
+    model.replay_buffer.rewards[:] = float("nan")
+    with pytest.raises(ValueError, match="value_loss is not finite"):
+        model.train(gradient_steps=1, batch_size=32)
+    assert all(map(th.equal, before, model.policy.parameters()))
+    for state, kept in zip(model.policy.optimizer.state.values(), states, strict=True):
+        assert all(th.equal(value, kept[name]) for name, value in state.items())
+
+
+def test_without_a_library_nothing_is_missed(monkeypatch):
+    monkeypatch.setattr(native_update, "library", lambda: None)
+    monkeypatch.setattr("sb3_dai.perceptrons.library", lambda: None)
+    model = make(seed=0).learn(60)
+    assert model._native_update.plan is None and model._packing.packed is not None

@@ -1,0 +1,170 @@
+"""The library's perceptrons and their gradients are torch's, and taken only where they are."""
+
+import ctypes
+import shutil
+
+import pytest
+import torch as th
+from torch import nn
+
+from sb3_dai import native_library, perceptrons
+from sb3_dai.native_library import FOLDER, SOURCES, library, source_hash
+from sb3_dai.networks import BatchedLinear, EnsembleMLP
+from sb3_dai.perceptrons import Perceptrons
+from sb3_dai.products import WIDE
+
+pytestmark = pytest.mark.skipif(library() is None, reason="the library was not made")
+
+SHAPES = [
+    (5, 128, 6, [64, 64], 8), (2, 128, 4, [64, 64], 6), (1, 1, 4, [64, 64], 2), (3, 7, 4, [33, 17, 20], 3), (2, 9, 3, [], 5),
+    (1, 300, 5, [40], 1), (4, 2, 70, [300], 35), (2, 17, 1, [1, 1], 1),
+]  # fmt: skip
+"""Members, batch, inputs, hidden layers, outputs: whole blocks of the products, and what is left of them."""
+
+
+def both(monkeypatch, net, inputs, *wanted):
+    """Outputs of a net and gradients of a weighted sum of them, by the library and by torch."""
+    found = []
+    for native in (True, False):
+        with monkeypatch.context() as patch:
+            if not native:
+                patch.setattr(perceptrons, "library", lambda: None)
+            outputs = net(inputs)
+            assert (type(outputs.grad_fn).__name__ == "PerceptronsBackward") == native
+        weights = th.linspace(-1.0, 2.0, outputs.numel()).reshape(outputs.shape)
+        found.append((outputs, *th.autograd.grad((outputs * weights).sum(), wanted)))
+    return zip(*found, strict=True)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_outputs_and_gradients_are_torchs(monkeypatch, shape, layer_norm):
+    n_members, batch, n_inputs, net_arch, n_outputs = shape
+    net = EnsembleMLP(n_members, n_inputs, n_outputs, net_arch, layer_norm=layer_norm)
+    for parameter in net.parameters():
+        parameter.data.add_(th.randn_like(parameter), alpha=0.1)
+    inputs = th.randn(batch, n_inputs, requires_grad=True)
+    for ours, torchs in both(monkeypatch, net, inputs, inputs, *net.parameters()):
+        th.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-5 + 1e-4 * float(torchs.abs().max()))
+    with th.no_grad():
+        th.testing.assert_close(net(inputs), net(inputs.double().float()))
+
+
+def test_a_net_by_hand():
+    net = EnsembleMLP(1, 2, 1, [2], layer_norm=False)
+    first, _, last = net.layers
+    with th.no_grad():
+        first.weight.copy_(th.tensor([[[1.0, -1.0], [2.0, 1.0]]]))
+        first.bias.copy_(th.tensor([[[0.5, 0.0]]]))
+        last.weight.copy_(th.tensor([[[3.0], [5.0]]]))
+        last.bias.fill_(0.25)
+    inputs = th.tensor([[1.0, 1.0], [2.0, 1.0]], requires_grad=True)
+    # Hidden: (3.5, 0) and (4.5, -1), rectified (3.5, 0) and (4.5, 0); 0 passes no gradient on
+    outputs = net(inputs)
+    assert outputs.tolist() == [[[10.75], [13.75]]]
+    outputs.sum().backward()
+    assert inputs.grad.tolist() == [[3.0, 6.0], [3.0, 6.0]]
+    assert last.weight.grad.tolist() == [[[8.0], [0.0]]] and last.bias.grad.tolist() == [[[2.0]]]
+    assert first.weight.grad.tolist() == [[[9.0, 0.0], [6.0, 0.0]]] and first.bias.grad.tolist() == [[[6.0, 0.0]]]
+
+
+def test_only_what_is_wanted_has_a_gradient(monkeypatch):
+    net = EnsembleMLP(2, 3, 4, [8])
+    inputs = th.randn(5, 3, requires_grad=True)
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+    for ours, torchs in both(monkeypatch, net, inputs, inputs):
+        th.testing.assert_close(ours, torchs)
+    net.requires_grad_(True)
+    for ours, torchs in both(monkeypatch, net, inputs.detach(), *net.parameters()):
+        th.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-5)
+    outputs = net(inputs)
+    (gradient,) = th.autograd.grad(outputs.sum(), inputs, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        gradient.sum().backward()
+
+
+def test_strided_inputs_and_gradients(monkeypatch):
+    net = EnsembleMLP(2, 3, 4, [8])
+    inputs = th.randn(3, 6, 2)[:, :, 0].T
+    assert not inputs.is_contiguous()
+    outputs = net(inputs)
+    th.testing.assert_close(outputs, net(inputs.contiguous()))
+    found = th.autograd.grad(outputs.mT.sum(), [*net.parameters()], retain_graph=True)
+    for one, other in zip(found, th.autograd.grad(outputs, [*net.parameters()], th.ones_like(outputs)), strict=True):
+        th.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_what_is_not_finite_stays_so(layer_norm):
+    net = EnsembleMLP(2, 3, 4, [8, 8], layer_norm=layer_norm)
+    inputs = th.zeros(5, 3)
+    inputs[1, 2] = float("nan")
+    outputs = net(inputs)
+    assert outputs[:, 1].isnan().all() and outputs[:, [0, 2, 3, 4]].isfinite().all()
+    (gradient,) = th.autograd.grad(outputs.sum(), net.layers[0].weight)
+    assert gradient[:, 2].isnan().all()
+
+
+def is_native(net, inputs):
+    return type(net(inputs).grad_fn).__name__ == "PerceptronsBackward"
+
+
+def test_what_the_library_does_not_know(monkeypatch):
+    inputs = th.randn(5, 3)
+    net = EnsembleMLP(2, 3, 4, [8])
+    assert is_native(net, inputs)
+    assert not is_native(net, inputs[:0]), "nothing"
+    assert not is_native(net.double(), inputs.double())
+    net.float()
+    assert not is_native(EnsembleMLP(2, 3, 4, [8], nn.Tanh), inputs)
+    assert not is_native(EnsembleMLP(2, 5, 4, [8], numbered=True), th.arange(5))
+    handle = net.layers[2].register_full_backward_hook(lambda *args: None)
+    assert not is_native(net, inputs)
+    handle.remove()
+    assert is_native(net, inputs)
+    net.layers[0].weight.data = th.randn(2, 8, 3).mT
+    assert not is_native(net, inputs), "not as it lies in memory"
+    net.layers[0] = BatchedLinear(2, 3, 8)
+    assert is_native(net, inputs)
+    net.layers[0], net.layers[3] = BatchedLinear(2, 3, 9), BatchedLinear(2, 9, 4)
+    with pytest.raises(RuntimeError):
+        net(inputs)  # The layer norm between is of another size, which torch says
+    net = EnsembleMLP(1, 3, 4, [8])
+    net.layers.append(nn.ReLU())
+    assert not is_native(net, inputs)
+    net.layers[-1] = nn.Identity()
+    assert not is_native(net, inputs)
+
+    threads = th.get_num_threads()
+    net = EnsembleMLP(1, 64, 64, [])
+    wide = th.randn(WIDE // 64**2, 64)
+    for n_threads, native in ((1, True), (2, False)):
+        th.set_num_threads(n_threads)
+        assert is_native(net, wide) == native and is_native(net, wide[1:])
+    th.set_num_threads(threads)
+    assert not th.jit.trace(net, wide).graph.str().count("Perceptrons")
+
+
+def test_a_library_of_other_sources_is_not_taken(monkeypatch, tmp_path):
+    for name in SOURCES:
+        shutil.copy(FOLDER / name, tmp_path)
+    for made in FOLDER.glob("*.so"):
+        shutil.copy(made, tmp_path)
+    monkeypatch.setattr(native_library, "FOLDER", tmp_path)
+    monkeypatch.setattr(native_library, "source_hash", lambda: source_hash(tmp_path))
+    assert isinstance(library.__wrapped__(), ctypes.CDLL)
+    (tmp_path / "update.h").write_text("// Another")
+    with pytest.warns(UserWarning, match="was made of other sources, and torch does its work: install sb3_dai again"):
+        assert library.__wrapped__() is None
+    monkeypatch.setattr(native_library, "FOLDER", tmp_path / "nothing")
+    assert library.__wrapped__() is None, "as where there is no compiler"
+
+
+def test_memory_of_a_forward_pass_alone():
+    """Predictions keep nothing for a backward pass that will not come."""
+    net = EnsembleMLP(1, 3, 4, [8])
+    with th.no_grad():
+        outputs = net(th.randn(5, 3))
+    assert outputs.grad_fn is None and not outputs.requires_grad
+    assert isinstance(net(th.randn(5, 3)).grad_fn, Perceptrons._backward_cls)
