@@ -17,13 +17,15 @@ beside SBX's DQN or SAC where that is installed (extra ``sbx``).
 
 ``steps`` times a gradient step and one ``predict`` of one observation, the first one after gradient steps by itself. All
 models have the same layers and batch and take turns, so that what else the machine does hits all of them; the ratio is the
-median over the turns. ``breakdown`` says where the time of an eager gradient step goes, ``compile`` what the first compiled
-one costs, ``environments`` how many steps a second a training run takes, ``scale`` how the cost of a gradient step grows,
-``memory`` the largest that a process gets, and ``products`` what oneDNN's matrix products and those of compiled updates take
-beside torch's on this processor. Read the ratios: absolute times differ from machine to machine and from run to run.
+median over the turns. DAI works with torch alone, with the library that installation makes, and compiled. ``breakdown`` says
+where the time of an eager gradient step goes that is torch's but for the nets, ``compile`` what the first compiled one costs,
+``environments`` how many steps a second a training run takes, ``scale`` how the cost of a gradient step grows, ``memory`` the
+largest that a process gets, and ``products`` what oneDNN's matrix products and those of compiled updates take beside torch's on
+this processor. Read the ratios: absolute times differ from machine to machine and from run to run.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib.util
 import os
@@ -32,7 +34,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -48,6 +50,8 @@ from stable_baselines3.common.logger import configure
 
 from sb3_dai import DAI
 from sb3_dai.native_products import native_products
+from sb3_dai.native_update import NativeUpdate
+from sb3_dai.packing import PackedNets
 from sb3_dai.products import batched_product
 from sb3_dai.saving import write_json
 
@@ -103,6 +107,14 @@ def make(algo: Any, args: argparse.Namespace, n_envs: int = 1, policy_kwargs: di
     return model
 
 
+@contextlib.contextmanager
+def torch_alone() -> Iterator[None]:
+    """Without the library that installation makes."""
+    without = mock.patch("sb3_dai.perceptrons.library", lambda: None)
+    with without, mock.patch.object(NativeUpdate, "__call__", lambda self, inputs: self.model._update(inputs)):
+        yield
+
+
 def microseconds(function: Callable[[], Any], n_calls: int) -> float:
     """
     :param function: what to time
@@ -139,21 +151,22 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
     base_name = next(iter(peers))
     models = {name: make(peer, args) for name, peer in peers.items()}
     for size in (5, 1):
-        for compile in (False, True):
-            name = f"DAI, ensemble of {size}, {'compiled' if compile else 'eager'}"
-            models[name] = make(DAI, args, compile=compile, policy_kwargs={"ensemble_size": size})
+        for mode in ("torch alone", "eager", "compiled"):
+            name = f"DAI, ensemble of {size}, {mode}"
+            models[name] = make(DAI, args, compile=mode == "compiled", policy_kwargs={"ensemble_size": size})
     observation = gym.make(args.env).reset(seed=0)[0]
     kinds = ("step", "first_predict", "predict")
     times: dict[str, dict[str, list[float]]] = {name: {kind: [] for kind in kinds} for name in models}
     for turn in range(args.repeats + 1):
         for name, model in models.items():
-            step = gradient_step_time(model, args.gradient_steps)
 
             def act(model: Any = model) -> Any:
                 return model.predict(observation, deterministic=True)
 
-            # The first leaves training mode, and finds another program in the processor's caches
-            found = step, microseconds(act, 1), microseconds(act, args.gradient_steps)
+            with torch_alone() if name.endswith("torch alone") else contextlib.nullcontext():
+                step = gradient_step_time(model, args.gradient_steps)
+                # The first leaves training mode, and finds another program in the processor's caches
+                found = step, microseconds(act, 1), microseconds(act, args.gradient_steps)
             if turn > 0:  # The first is to warm up
                 for kind, value in zip(kinds, found, strict=True):
                     times[name][kind].append(round(value, 1))
@@ -167,7 +180,7 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
             results[name][f"ratio_{what}"] = round(ratio, 3)
         row = results[name]
         print(
-            f"{name:28s} step {row['median_step']:8.0f} us, {row['ratio_step']:5.2f} times {base_name}"
+            f"{name:36s} step {row['median_step']:8.0f} us, {row['ratio_step']:5.2f} times {base_name}"
             f"   predict {row['median_predict']:6.0f} us, {row['ratio_predict']:5.2f} times"
             f"   the first {row['median_first_predict']:6.0f} us, {row['ratio_first_predict']:5.2f} times"
         )
@@ -177,7 +190,7 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
 def breakdown(args: argparse.Namespace) -> dict[str, Any]:
     """
     :param args: of the command line
-    :return: microseconds of each part of an eager gradient step
+    :return: microseconds of each part of an eager gradient step by torch, with the nets and their gradients by the library
     """
     model = make(DAI, args)
     policy = model.policy
@@ -196,8 +209,7 @@ def breakdown(args: argparse.Namespace) -> dict[str, Any]:
         ("sampling", model.replay_buffer, "_get_samples"), ("running statistics", policy, "observe"),
         ("transition net", policy, "predict_outcome"), ("targets of the values", model, "_efe_target"),
         ("losses in all", model, "_losses"), ("backward", th.autograd, "grad"),
-        ("clipping", sys.modules["sb3_dai.dai"], "clipped"),
-        ("optimizer", policy.optimizer, "step"), ("target nets", model, "_update_target"),
+        ("clipping and optimizer", PackedNets, "optimize"), ("target nets", model, "_update_target"),
         ("in all", model, "train"),
     ]  # fmt: skip
     for name, owner, attribute in parts:
@@ -206,7 +218,7 @@ def breakdown(args: argparse.Namespace) -> dict[str, Any]:
         gradient_step_time(model, args.gradient_steps)
     n_steps = args.repeats * max(args.gradient_steps // 2, 1) * 2
     result = {name: round(spent[name] / n_steps * 1e6, 1) for name, *_ in parts}
-    inside = ("sampling", "losses in all", "backward", "clipping", "optimizer", "target nets")
+    inside = ("sampling", "losses in all", "backward", "clipping and optimizer", "target nets")
     result["logging, schedules and the rest"] = round(result["in all"] - sum(result[name] for name in inside), 1)
     for name, value in result.items():
         print(f"{name:32s} {value:8.0f} us a gradient step")
