@@ -70,7 +70,8 @@ def ensemble_variance(mean: th.Tensor) -> th.Tensor:
     :param mean: member means, shape (ensemble_size, batch, dim)
     :return: shape (batch, dim)
     """
-    return (mean - mean.mean(dim=0)).square().mean(dim=0)
+    apart = mean - mean[:1]  # Exactly 0 where members agree
+    return (apart - apart.mean(dim=0)).square().mean(dim=0)
 
 
 def categorical_nll(log_prob: th.Tensor, outcome: th.Tensor) -> th.Tensor:

@@ -20,7 +20,7 @@ models have the same layers and batch and take turns, so that what else the mach
 median over the turns. DAI works with torch alone, with the library that installation makes, and compiled. ``breakdown`` says
 where the time of an eager gradient step goes that is torch's but for the nets, ``compile`` what the first compiled one costs,
 ``environments`` how many steps a second a training run takes, ``scale`` how the cost of a gradient step grows, ``memory`` the
-largest that a process gets, and ``products`` what oneDNN's products of matrices and those of compiled updates take beside torch's
+largest that a process gets, and ``products`` what matrix products of oneDNN and of compiled updates take beside those of torch
 on this processor. Read the ratios: absolute times differ from machine to machine and from run to run.
 """
 

@@ -240,7 +240,7 @@ void step(const Update& u) {
     error[b] = gain[b] = 0.0f;
     for (int64_t i = 0; i < n_features; i++) {
       const float observed = outcome[b * n_features + i];
-      float sum = 0.0f, squares = 0.0f, noise = 0.0f;
+      float sum = 0.0f, apart = 0.0f, squares = 0.0f, noise = 0.0f;
       for (int64_t k = 0; k < n_members; k++) {
         const int64_t row = k * batch + b, at = row * n_outputs + i, j = row * n_features + i;
         const float mean = outputs[at], missed = mean - observed, square = missed * missed * inverse_var[j];
@@ -248,12 +248,14 @@ void step(const Update& u) {
         gradient[at] = missed * inverse_var[j] * share * weight / n_features;
         gradient[at + n_features] = 0.5f * (1.0f - square) * slope[j] * share * weight / n_features;
         sum += mean;
+        apart += mean - outputs[b * n_outputs + i];
         noise += 1.0f / inverse_var[j];
       }
-      const float mean = sum / n_members;
+      // As in ensemble_variance: exactly 0 where members agree
+      const float mean = sum / n_members, center = apart / n_members;
       for (int64_t k = 0; k < n_members; k++) {
-        const float apart = outputs[(k * batch + b) * n_outputs + i] - mean;
-        squares += apart * apart;
+        const float off = outputs[(k * batch + b) * n_outputs + i] - outputs[b * n_outputs + i] - center;
+        squares += off * off;
       }
       error[b] += (mean - observed) * (mean - observed);
       gain[b] += 0.5f * std::log1p(squares / n_members / (noise / n_members + u.resolution * u.resolution));
