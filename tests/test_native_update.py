@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import inputs_of, make
+from helpers import assert_same, inputs_of, make
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from worlds import BOX, VECTOR, SampledEnv
 
@@ -69,19 +69,6 @@ def without_library(monkeypatch):
     """Torch does all the work."""
     monkeypatch.setattr(NativeUpdate, "__call__", lambda self, inputs: self.model._update(inputs))
     monkeypatch.setattr("sb3_dai.perceptrons.library", lambda: None)
-
-
-def assert_same(one, other):
-    states = one.policy.state_dict(), other.policy.state_dict()
-    for name, tensor in states[0].items():
-        th.testing.assert_close(tensor, states[1][name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
-    for name, value in one.logger.name_to_value.items():
-        if name.startswith("train/"):
-            assert other.logger.name_to_value[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
-    pairs = zip(one.policy.optimizer.state.values(), other.policy.optimizer.state.values(), strict=True)
-    for ours, its in pairs:
-        for name, value in ours.items():
-            th.testing.assert_close(value, its[name], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("kwargs", SETTINGS.values(), ids=SETTINGS)

@@ -5,9 +5,11 @@ import shutil
 import numpy as np
 import pytest
 import torch as th
-from helpers import make
+from helpers import BatchNormDropout, assert_same, make
+from worlds import BOX, VECTOR, SampledEnv
 
 from sb3_dai.compilation import CompiledUpdate, leaves
+from sb3_dai.native_update import NativeUpdate
 from sb3_dai.packing import ALIGNMENT, Packed, PackedNets, unpack
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -91,6 +93,76 @@ def test_parts_of_the_packed_nets():
     assert packed.n_online == len(packed.target.flat) <= len(always.flat)
     averaged = always.flat[packed.first_averaged : packed.n_online]
     assert th.equal(packed.average.flattened(list(model.policy.policy_net.parameters())), averaged)
+
+
+SETTINGS = {
+    "default": dict(),
+    "the world model in every second step": dict(env=SampledEnv(VECTOR, BOX), transition_delay=2),
+    "an automatic weight": dict(epistemic_weight="auto"),
+    "a fixed precision": dict(precision=2.0),
+    "much clipping": dict(max_grad_norm=0.01),
+    "no clipping": dict(max_grad_norm=None),
+    "targets by the step of the environment": dict(target_update_interval=7),
+    "buffers and an extractor": dict(policy_kwargs=dict(net_arch=[8], features_extractor_class=BatchNormDropout)),
+    "constants of Adam": dict(
+        policy_kwargs=dict(net_arch=[8], optimizer_kwargs=dict(betas=(0.8, 0.99), eps=1e-3, fused=False))
+    ),
+}
+
+
+@pytest.mark.parametrize("kwargs", SETTINGS.values(), ids=SETTINGS)
+def test_steps_of_packed_nets_are_the_optimizers(monkeypatch, kwargs):
+    models, taken, optimize = [], [], PackedNets.optimize
+    for packed in (True, False):
+        with monkeypatch.context() as patch:
+            patch.setattr(NativeUpdate, "__call__", lambda self, inputs: self.model._update(inputs))
+            if packed:
+                patch.setattr(PackedNets, "optimize", lambda self, *args: taken.append(optimize(self, *args)) or taken[-1])
+            else:
+                patch.setattr(PackedNets, "possible", lambda model: False)
+            models.append(make(**{"env": "CartPole-v1", "seed": 3, **kwargs}).learn(75, log_interval=1000))
+    assert len(taken) >= 20 and all(taken)
+    assert_same(*models)
+
+
+def test_steps_that_are_left_to_the_optimizer(monkeypatch):
+    """Several rates, a gradient that is missing, and whoever waits for a step of the optimizer."""
+    monkeypatch.setattr(NativeUpdate, "__call__", lambda self, inputs: self.model._update(inputs))
+    model = make(policy_kwargs=dict(net_arch=[8], lr_multipliers=dict(value=2.0))).learn(60)
+    taken, optimize = [], PackedNets.optimize
+    monkeypatch.setattr(PackedNets, "optimize", lambda self, *args: taken.append(optimize(self, *args)) or taken[-1])
+    model.train(gradient_steps=2, batch_size=32)
+    assert taken == [False, False]
+    steps = []
+    model = make().learn(60)
+    model.train(gradient_steps=1, batch_size=32)
+    handle = model.policy.optimizer.register_step_pre_hook(lambda *args: steps.append(1))
+    model.train(gradient_steps=1, batch_size=32)
+    handle.remove()
+    assert steps == [1] and taken[-2:] == [True, False]
+    before = model.policy.value_net.layers[0].weight.clone()
+    gradients = model._gradients
+
+    def without_one(parameters, inputs):
+        *logged, found = gradients(parameters, inputs)
+        return *logged, [
+            None if x is model.policy.value_net.layers[0].weight else g for x, g in zip(parameters, found, strict=True)
+        ]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "_gradients", without_one)
+        model.train(gradient_steps=1, batch_size=32)
+    assert not taken[-1] and th.equal(before, model.policy.value_net.layers[0].weight)
+    taken.clear()
+    model.train(gradient_steps=1, batch_size=32)
+    assert taken == [] and model._packing.packed is None, "it has learned less often than those that it learns with"
+
+
+def test_views_of_a_part_of_a_tensor():
+    given = tensors()
+    packed = Packed(given)
+    twice = th.cat([th.zeros(32), packed.flat])
+    assert all(map(th.equal, packed.views(twice[32:]), given))
 
 
 def test_other_moments_are_another_graph(monkeypatch):
