@@ -121,7 +121,8 @@ class DAI(CrashSafeSaving):
         A soft value pays for lasting, which suits tasks that do so too.
     :param max_grad_norm: The maximum value for the gradient clipping, ``None`` for no clipping
     :param compile: whether to compile the update of the nets, which takes some seconds at the first one, or up to a minute if
-        it was never compiled on this machine before, and a C++ compiler. Without one a warning says so.
+        it was never compiled on this machine before, and a C++ compiler. Without one a warning says so. It gains nothing
+        where the library that installation makes takes the whole gradient step (docs/speed.md).
     :param action_noise: the action noise type (None by default), for ``Box`` actions: added to the policy's own
     :param use_sde: generalized State Dependent Exploration is not supported: only False is accepted
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
@@ -349,7 +350,7 @@ class DAI(CrashSafeSaving):
 
     def _update(self, inputs: UpdateInputs) -> tuple[tuple[str, ...], th.Tensor]:
         """
-        One gradient step, which ``CompiledUpdate`` does as well.
+        One gradient step, which ``CompiledUpdate`` and ``NativeUpdate`` do as well.
 
         :param inputs: all that it reads beside the nets
         :return: names of what is logged, and the values, shape (len(names),)
