@@ -124,7 +124,7 @@ class NativeUpdate:
         :param inputs: all that the update reads beside the nets
         :return: names of what is logged, and the values, shape (len(names),)
         """
-        packed = self.model._packing.nets()
+        packed = self.model._packing.nets() if self.model.device.type == "cpu" else None
         if packed is not self.packed:
             self.packed, self.plan = packed, Plan(self.model, packed) if packed and knows(self.model) else None
             self.checked = False
@@ -157,7 +157,6 @@ def knows(model: "DAI") -> bool:
     nets = policy.transition_net, policy.policy_net, policy.value_net
     return (
         library() is not None
-        and model.device.type == "cpu"
         and type(model) is DAI
         and type(policy) is DAIPolicy
         and policy.reads_vectors

@@ -46,6 +46,9 @@ SETTINGS = {
     "scaled by SB3": dict(
         env=lambda: VecNormalize(DummyVecEnv([lambda: SampledEnv(VECTOR, spaces.Discrete(3))])), policy_kwargs=SMALL
     ),
+    "huge observations": dict(
+        env=SampledEnv(spaces.Box(np.float32(-1e20), np.float32(1e20), (3,)), spaces.Discrete(2)), policy_kwargs=SMALL
+    ),
     "many actions and whole numbers as observations": dict(
         env=SampledEnv(spaces.Box(0, 255, (5,), np.uint8), spaces.Discrete(70)), policy_kwargs=SMALL
     ),

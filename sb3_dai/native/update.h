@@ -92,11 +92,11 @@ void update(const Norm& norm, const float* rows, int64_t n_rows, int64_t size) {
   }
 }
 
-void normalized(const Norm& norm, bool center, const float* rows, int64_t n_rows, int64_t size, float* out, int64_t out_row) {
+void normalized(const Norm& norm, bool center, const float* rows, int64_t n_rows, int64_t size, float* out) {
   for (int64_t i = 0; i < size; i++) {
     const float mean = center ? norm.mean[i] : 0.0f, scale = 1.0f / std::sqrt(norm.var[i] + 1e-8f);
     for (int64_t b = 0; b < n_rows; b++)
-      out[b * out_row + i] = std::clamp((rows[b * size + i] - mean) * scale, -norm.clip, norm.clip);
+      out[b * size + i] = std::clamp((rows[b * size + i] - mean) * scale, -norm.clip, norm.clip);
   }
 }
 
@@ -198,10 +198,10 @@ void step(const Update& u) {
     for (int64_t i = b * n_features; i < (b + 1) * n_features; i++)
       outcome[i] = (u.next_observations[i] - u.observations[i]) * (u.has_successor ? u.has_successor[b] : 1.0f);
   update(u.change_norm, outcome, batch, n_features);
-  normalized(u.change_norm, false, outcome, batch, n_features, outcome, n_features);
+  normalized(u.change_norm, false, outcome, batch, n_features, outcome);
   const auto scaled = [&](const float* rows, float* out) {
     if (u.normalizes)
-      normalized(u.features_norm, true, rows, batch, n_features, out, n_features);
+      normalized(u.features_norm, true, rows, batch, n_features, out);
     else
       std::copy_n(rows, batch * n_features, out);
   };
