@@ -125,6 +125,7 @@ class EnsembleMLP(nn.Module):
         # Of nets that the native library knows
         self.kinds = () if numbered or (net_arch and activation_fn is not nn.ReLU) else tuple(map(type, self.layers))
         self.shapes = [parameter.shape for parameter in self.layers.parameters()]
+        self.places: list[tuple[int, tuple[int, ...]]] = []
         self.n_weights = max(layer.n_weights for layer in self.layers if isinstance(layer, BatchedLinear)) if self.kinds else 0
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
@@ -150,13 +151,19 @@ class EnsembleMLP(nn.Module):
         """
         :return: all that they learn, if nobody has changed them into something that the native library does not know
         """
+        layers = self.layers._modules
         learned: list[th.Tensor] = []
-        for layer, kind in zip(self.layers._modules.values(), self.kinds, strict=False):
+        for layer, kind in zip(layers.values(), self.kinds, strict=False):
             if type(layer) is not kind or has_hooks(layer):
                 return None
             learned += layer._parameters.values()  # type: ignore[arg-type]
-        as_made = len(self.layers) == len(self.kinds) and [x.shape for x in learned] == self.shapes
-        return learned if as_made and perceptrons.can_be_read(learned) else None
+        # What lies where it lay is as it was
+        places = [(parameter.data_ptr(), parameter.stride()) for parameter in learned]
+        if places != self.places:
+            if [parameter.shape for parameter in learned] != self.shapes or not perceptrons.can_be_read(learned):
+                return None
+            self.places = places
+        return learned if len(layers) == len(self.kinds) else None
 
 
 def has_hooks(module: nn.Module) -> bool:

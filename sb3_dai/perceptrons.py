@@ -41,7 +41,7 @@ def takes(inputs: th.Tensor, n_weights: int) -> bool:
         and inputs.device.type == "cpu"
         and inputs.dtype == th.float32
         and inputs.numel() > 0
-        and one_thread(len(inputs) * n_weights)
+        and one_thread(inputs.shape[0] * n_weights)
         and library() is not None
     )
 
@@ -91,14 +91,14 @@ class Perceptrons(th.autograd.Function):
         """
         lib = library()
         assert lib is not None
-        inputs, batch = inputs.contiguous(), len(inputs)
+        inputs, batch = inputs.contiguous(), inputs.shape[0]
         sizes = sizes_of(parameters, normed)
         hidden = sizes[1:-1]
-        n_kept = len(parameters[0]) * batch * (2 * sum(hidden) + len(hidden) if normed else sum(hidden))
+        n_members = parameters[0].shape[0]
+        n_kept = n_members * batch * (2 * sum(hidden) + len(hidden) if normed else sum(hidden))
         if n_kept >= MUCH:
             keep_freed_memory()
-        kept = th.empty(n_kept)
-        outputs = th.empty(len(parameters[0]), batch, sizes[-1])
+        kept, outputs = th.empty(n_kept), th.empty(n_members, batch, sizes[-1])
         with_layers = c_nets(inputs, kept, sizes, parameters, normed)
         lib.perceptrons_forward(ctypes.byref(with_layers[0]), EPS, outputs.data_ptr())
         if ctx is not None:
@@ -161,6 +161,6 @@ def c_nets(
     :return: as perceptrons.h reads them, and what has to live as long
     """
     layers = c_layers(parameters, normed)
-    numbers = len(parameters[0]), len(inputs), len(sizes) - 1
+    numbers = parameters[0].shape[0], inputs.shape[0], len(sizes) - 1
     places = ctypes.addressof(c_sizes(sizes)), ctypes.addressof(layers), inputs.data_ptr(), kept.data_ptr()
     return Nets(*numbers, *places), layers
