@@ -134,7 +134,8 @@ class EnsembleMLP(nn.Module):
         :return: shape (n_members, batch, output_dim)
         """
         layers, all_hooked = self.layers._modules.values(), any_global_hook()
-        if self.kinds and not all_hooked and perceptrons.takes(inputs, self.n_weights):
+        # One layer alone is one call of torch as well
+        if len(self.kinds) > 1 and not all_hooked and perceptrons.takes(inputs, self.n_weights):
             learned = self.learned()
             if learned is not None:
                 return perceptrons.perceptrons(inputs, learned, BatchedLayerNorm in self.kinds)

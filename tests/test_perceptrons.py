@@ -16,7 +16,7 @@ from sb3_dai.products import WIDE
 pytestmark = pytest.mark.skipif(library() is None, reason="the library was not made")
 
 SHAPES = [
-    (5, 128, 6, [64, 64], 8), (2, 128, 4, [64, 64], 6), (1, 1, 4, [64, 64], 2), (3, 7, 4, [33, 17, 20], 3), (2, 9, 3, [], 5),
+    (5, 128, 6, [64, 64], 8), (2, 128, 4, [64, 64], 6), (1, 1, 4, [64, 64], 2), (3, 7, 4, [33, 17, 20], 3), (2, 9, 3, [1], 5),
     (1, 300, 5, [40], 1), (4, 2, 70, [300], 35), (2, 17, 1, [1, 1], 1),
 ]  # fmt: skip
 """Members, batch, inputs, hidden layers, outputs: whole blocks of the products, and what is left of them."""
@@ -136,8 +136,10 @@ def test_what_the_library_does_not_know(monkeypatch):
     net.layers[-1] = nn.Identity()
     assert not is_native(net, inputs)
 
+    assert not is_native(EnsembleMLP(2, 3, 4, []), inputs), "one call of torch"
+
     threads = th.get_num_threads()
-    net = EnsembleMLP(1, 64, 64, [])
+    net = EnsembleMLP(1, 64, 64, [64])
     wide = th.randn(WIDE // 64**2, 64)
     for n_threads, native in ((1, True), (2, False)):
         th.set_num_threads(n_threads)
