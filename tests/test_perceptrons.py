@@ -139,7 +139,7 @@ def test_what_the_library_does_not_know(monkeypatch):
     assert not is_native(EnsembleMLP(2, 3, 4, []), inputs), "one call of torch"
 
     threads = th.get_num_threads()
-    net = EnsembleMLP(1, 64, 64, [64])
+    net = EnsembleMLP(1, 64, 64, [64], layer_norm=False)
     wide = th.randn(WIDE // 64**2, 64)
     for n_threads, native in ((1, True), (2, False)):
         th.set_num_threads(n_threads)
