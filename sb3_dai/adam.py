@@ -1,8 +1,12 @@
 """Adam as a function of tensors, which a compiler can make one kernel of."""
 
+import importlib
 from typing import Any, NamedTuple
 
 import torch as th
+
+OPTIMIZERS = importlib.import_module("torch.optim.optimizer")
+"""Torch hides this module behind its class."""
 
 
 class AdamState(NamedTuple):
@@ -67,3 +71,13 @@ def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
     """
     variants = ("weight_decay", "amsgrad", "maximize")
     return type(optimizer) is th.optim.Adam and not any(group[name] for group in optimizer.param_groups for name in variants)
+
+
+def is_watched(optimizer: th.optim.Optimizer) -> bool:
+    """
+    :param optimizer: any
+    :return: whether somebody wants to be told of its steps, or has put another step in the place of its own
+    """
+    hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    of_all = (getattr(OPTIMIZERS, f"_global_optimizer_{name}_hooks", ()) for name in ("pre", "post"))
+    return "step" in vars(optimizer) or any(map(bool, (*hooks, *of_all)))

@@ -29,9 +29,14 @@ def library() -> ctypes.CDLL | None:
         there was no compiler
     """
     path = FOLDER / f"native_{th.backends.cpu.get_cpu_capability()}.so"
+    if not path.is_file():
+        return None
     try:
         found = ctypes.CDLL(str(path))
-    except OSError:
+    except OSError as error:
+        warnings.warn(
+            f"{path.name} cannot be loaded ({error}), and torch does its work: install sb3_dai again on this machine"
+        )
         return None
     found.source.restype = ctypes.c_char_p
     if found.source() != source_hash().encode():
@@ -41,7 +46,7 @@ def library() -> ctypes.CDLL | None:
     found.perceptrons_forward.argtypes = [place, ctypes.c_float, place]
     found.perceptrons_backward.argtypes = [place, place, place, place]
     found.gradient_step.argtypes = [place]
-    for function in (found.perceptrons_forward, found.perceptrons_backward, found.gradient_step):
+    for function in (found.perceptrons_forward, found.perceptrons_backward):
         function.restype = None
     return found
 

@@ -12,16 +12,18 @@ import torch as th
 
 from sb3_dai import free_energy as fe
 from sb3_dai.actions import CategoricalActions
+from sb3_dai.adam import is_watched
 from sb3_dai.checks import check_losses
 from sb3_dai.compilation import UpdateInputs
 from sb3_dai.native_library import c_sizes, library
 from sb3_dai.networks import BatchedLayerNorm, EnsembleMLP, RunningMean, RunningNorm, any_global_hook, has_hooks
 from sb3_dai.packing import LearnedTogether, PackedNets
-from sb3_dai.perceptrons import EPS, c_layers, one_thread, sizes_of
+from sb3_dai.perceptrons import EPS, c_layers, can_be_read, one_thread, sizes_of
 from sb3_dai.transitions import GaussianTransitions
 
 if TYPE_CHECKING:
     from sb3_dai.dai import DAI
+    from sb3_dai.policies import DAIPolicy
 
 INT, FLOAT, DOUBLE, PLACE = ctypes.c_int64, ctypes.c_float, ctypes.c_double, ctypes.c_void_p
 
@@ -89,7 +91,8 @@ class Update(ctypes.Structure):
 PARTS = frozenset(
     (
         *("_losses", "_gradients", "_efe_target", "_next_efe", "_optimize", "_clipped", "_update", "_update_target"),
-        *("features", "scaled", "observe", "encode", "predict_outcome", "bootstrap_weights", "novelty_of", "habit", "efe"),
+        *("extract_features", "features", "scaled", "observe", "encode", "predict_outcome", "bootstrap_weights"),
+        *("novelty_of", "habit", "efe"),
     )
 )
 """Methods of the agent and its policy that nobody may have exchanged."""
@@ -97,6 +100,10 @@ PARTS = frozenset(
 
 TOLERANCE = 0.01
 """Share by which a term or a gradient may differ: of features with a large mean and a small deviation digits are lost."""
+
+
+STATISTICS = ("features_norm.", "transition_model.", "novelty_scale.", "mean_epistemic_efe.")
+"""Parts of a policy whose buffers a gradient step reads and writes."""
 
 
 class NativeUpdate:
@@ -111,7 +118,7 @@ class NativeUpdate:
         self.model = model
         self.packed: PackedNets | None = None
         self.plan: Plan | None = None
-        self.checked = False
+        self.checked = self.distrusted = False
 
     def __getstate__(self) -> dict[str, Any]:
         """A plan is of the tensors of this agent: a copy of it, pickled or deep, makes its own."""
@@ -124,22 +131,31 @@ class NativeUpdate:
         :param inputs: all that the update reads beside the nets
         :return: names of what is logged, and the values, shape (len(names),)
         """
-        packed = self.model._packing.nets() if self.model.device.type == "cpu" else None
+        model = self.model
+        packed = model._packing.nets() if model.device.type == "cpu" else None
+        if packed is None or not knows(model) or not may_step(model, packed, inputs):
+            return model._update(inputs)
         if packed is not self.packed:
-            self.packed, self.plan = packed, Plan(self.model, packed) if packed and knows(self.model) else None
-            self.checked = False
-        if self.plan is None or not self.plan.holds(len(inputs.log_preference)):
-            return self.model._update(inputs)
+            self.packed, self.checked, self.distrusted = packed, False, False
+        if self.distrusted:
+            return model._update(inputs)
+        packed.tensors()  # Puts back what was moved
+        places = places_of(model, packed)
+        if self.plan is None or self.plan.places != places:
+            self.plan = Plan(model, packed, places) if can_be_planned(model) else None
+        if self.plan is None:
+            return model._update(inputs)
         if not self.checked:
             self.checked = True
             different = self.plan.difference(inputs)
             if different:
-                self.plan = None
+                self.distrusted = True
                 warnings.warn(
                     f"native/update.h does not do what DAI._update does ({different}), which is taken instead. Has one of its "
-                    "equations been changed? Then change that file too, and install sb3_dai again."
+                    "equations been changed? Then change that file too, and install sb3_dai again. Or rounding does it, where "
+                    "observations have a large mean and a small deviation."
                 )
-                return self.model._update(inputs)
+                return model._update(inputs)
         names, terms = self.plan.run(inputs)
         check_losses(names, terms)
         return names, terms
@@ -154,7 +170,6 @@ def knows(model: "DAI") -> bool:
     from sb3_dai.policies import DAIPolicy
 
     policy, actions = model.policy, model.policy.action_model
-    nets = policy.transition_net, policy.policy_net, policy.value_net
     return (
         library() is not None
         and type(model) is DAI
@@ -167,8 +182,73 @@ def knows(model: "DAI") -> bool:
         and policy.novelty == "information_gain"
         and policy.bootstrap_share == 1.0
         and not policy.lookahead
-        and all(net is not None and net.learned() is not None for net in nets)
+        and model.epistemic_weight != "auto"
+        and PARTS.isdisjoint(vars(model))
+        and PARTS.isdisjoint(vars(policy))
     )
+
+
+def nets_of(policy: "DAIPolicy") -> list[EnsembleMLP]:
+    """
+    :param policy: an agent's
+    :return: the nets that a gradient step evaluates
+    """
+    assert policy.transition_net is not None
+    return [policy.transition_net, policy.policy_net, policy.value_net, policy.value_net_target]
+
+
+def may_step(model: "DAI", packed: PackedNets, inputs: UpdateInputs) -> bool:
+    """
+    :param model: an agent that update.h knows
+    :param packed: its nets
+    :param inputs: of a gradient step
+    :return: whether this step is one that update.h can take: nobody listens to a part of it, and all is of the usual shapes
+    """
+    policy, optimizer, batch = model.policy, packed.optimizer, inputs.batch
+    nets, n_rows = nets_of(policy), inputs.log_preference.numel()
+    modules = policy, policy.transition_model, policy.features_norm, policy.novelty_scale, policy.mean_epistemic_efe, *nets
+    log_precision = policy.log_precision
+    numbers = (*batch.n_step[3:], *batch.one_step[3:], batch.one_step.actions, batch.has_successor)
+    observations = (samples[i] for samples in (batch.one_step, batch.n_step) for i in (0, 2))
+    return (
+        one_thread(n_rows * max(net.n_weights for net in nets))
+        and all(number.numel() == n_rows for number in numbers if isinstance(number, th.Tensor))
+        and all(rows.shape == (n_rows, policy.features_norm.mean.shape[0]) for rows in observations)  # type: ignore[union-attr]
+        and (model.precision != "auto" or (log_precision in optimizer.state and log_precision.requires_grad))
+        and len({group["lr"] for group in optimizer.param_groups}) == 1
+        and not is_watched(optimizer)
+        and not any_global_hook()
+        and not any(map(has_hooks, modules))
+        and not any(parameter._backward_hooks for parameter in model.learned_parameters)
+        and all(net.is_plain() for net in nets)
+    )
+
+
+def places_of(model: "DAI", packed: PackedNets) -> tuple[Any, ...]:
+    """
+    :param model: an agent
+    :param packed: its nets
+    :return: where all lies that a plan points at, and the numbers that it holds
+    """
+    policy = model.policy
+    assert isinstance(policy.transition_model, GaussianTransitions)
+    norms = policy.features_norm, policy.transition_model.change_norm
+    means = policy.mean_epistemic_efe, policy.novelty_scale.running
+    state = packed.optimizer.state.get(policy.log_precision, {})
+    tensors = [*(part.flat for part in packed.parts), policy.log_precision, *state.values(), policy.novelty_scale.peak]
+    tensors += [tensor for module in (*norms, *means) for tensor in module.buffers()]
+    constants = [(module.horizon, module.clip) for module in norms], [module.horizon for module in means], fe.RESOLUTION
+    return *constants, *map(th.Tensor.data_ptr, tensors)
+
+
+def can_be_planned(model: "DAI") -> bool:
+    """
+    :param model: an agent that update.h knows
+    :return: whether its nets and statistics lie in memory as update.h reads them
+    """
+    policy = model.policy
+    buffers = (buffer for name, buffer in policy.named_buffers() if name.startswith(STATISTICS))
+    return all(net.learned() is not None for net in nets_of(policy)) and can_be_read([*buffers, policy.log_precision])
 
 
 class Plan:
@@ -177,10 +257,11 @@ class Plan:
 
     :param model: the agent
     :param packed: its nets
+    :param places: of ``places_of``
     """
 
-    def __init__(self, model: "DAI", packed: PackedNets) -> None:
-        self.model, self.packed = model, packed
+    def __init__(self, model: "DAI", packed: PackedNets, places: tuple[Any, ...]) -> None:
+        self.model, self.packed, self.places = model, packed, places
         policy = model.policy
         assert isinstance(policy.transition_model, GaussianTransitions) and policy.transition_net is not None
         parameters = [x for together in packed.learned for x in together.nets.tensors]
@@ -188,7 +269,6 @@ class Plan:
         self.alive: list[Any] = []
         name_of = {id(parameter): name for name, parameter in policy.named_parameters()}
         self.named_parameters = [(name_of[id(parameter)], parameter) for parameter in model.learned_parameters]
-        self.modules = [module for name, module in policy.named_modules() if "features_extractor" not in name]
         always, *others = packed.learned
         always_gradients, *other_gradients = packed.gradient_parts
         change_norm, gain = policy.transition_model.change_norm, policy.novelty_scale
@@ -211,14 +291,12 @@ class Plan:
             n_average=len(packed.average.flat),
             n_features=policy.features_norm.mean.numel(),
             n_actions=policy.action_model.code_dim,
-            normalizes=policy.normalize_features,
             resolution=fe.RESOLUTION,
             eps=EPS,
             beta1=packed.betas[0],
             beta2=packed.betas[1],
             adam_eps=packed.eps,
         )
-        self.n_weights = max(net.n_weights for net in (policy.transition_net, policy.policy_net, policy.value_net))
 
     def net(self, net: EnsembleMLP) -> Net:
         """
@@ -243,28 +321,9 @@ class Plan:
         if not state:
             return Adam(nets=place)
         gradient = self.gradient_of[id(policy.log_precision)] = th.zeros(1)
+        policy.log_precision.grad = gradient.detach()
         moments = (state[name].data_ptr() for name in ("exp_avg", "exp_avg_sq", "step"))
         return Adam(place, gradient.data_ptr(), *moments, 1, 1)
-
-    def holds(self, batch_size: int) -> bool:
-        """
-        :param batch_size: of this gradient step
-        :return: whether the agent is as it was, and the work not too much for one thread
-        """
-        model, optimizer = self.model, self.packed.optimizer
-        automatic = model.precision == "auto"
-        return not (
-            not one_thread(batch_size * self.n_weights)
-            or model.epistemic_weight == "auto"
-            or (automatic and not self.update.precision.mean)
-            or not PARTS.isdisjoint(vars(model))
-            or not PARTS.isdisjoint(vars(model.policy))
-            or len({group["lr"] for group in optimizer.param_groups}) > 1
-            or optimizer._optimizer_step_pre_hooks
-            or optimizer._optimizer_step_post_hooks
-            or any_global_hook()
-            or any(map(has_hooks, self.modules))
-        )
 
     def difference(self, inputs: UpdateInputs) -> str:
         """
@@ -310,7 +369,6 @@ class Plan:
             as they were
         """
         model, packed, update = self.model, self.packed, self.update
-        packed.tensors()  # Puts back what was moved
         one_step, n_step = inputs.batch.one_step, inputs.batch.n_step
         batch = len(one_step.observations)
         automatic = model.precision == "auto"
@@ -325,7 +383,7 @@ class Plan:
                 alive.append(tensor := tensor.to(dtype).contiguous())
             return tensor.data_ptr()
 
-        update.batch = batch
+        update.batch, update.normalizes = batch, model.policy.normalize_features
         update.precision_learns, update.transitions_learn, update.nets_learn = automatic, inputs.learns_transitions, learn
         update.gamma, update.epistemic_gamma = model.gamma, model.epistemic_gamma
         update.tau = model.tau if model.target_update_interval is None else 0.0
@@ -350,7 +408,10 @@ class Plan:
             setattr(update, f"to_{name}", first + i * terms.element_size())
         lib = library()
         assert lib is not None
-        lib.gradient_step(ctypes.byref(update))
+        if lib.gradient_step(ctypes.byref(update)):
+            raise ValueError(
+                f"The replay buffer has actions that are not of {model.action_space}: load another, or mend its wrapper"
+            )
         return names, terms
 
 

@@ -135,7 +135,8 @@ class EnsembleMLP(nn.Module):
         """
         layers, all_hooked = self.layers._modules.values(), any_global_hook()
         # One layer alone is one call of torch as well
-        if len(self.kinds) > 1 and not all_hooked and perceptrons.takes(inputs, self.n_weights):
+        native = len(self.kinds) > 1 and not all_hooked and perceptrons.takes(inputs, self.n_weights)
+        if native and inputs.dim() == 2 and inputs.shape[1] == self.shapes[0][1]:
             learned = self.learned()
             if learned is not None:
                 return perceptrons.perceptrons(inputs, learned, BatchedLayerNorm in self.kinds)
@@ -152,11 +153,10 @@ class EnsembleMLP(nn.Module):
         """
         :return: all that they learn, if nobody has changed them into something that the native library does not know
         """
-        layers = self.layers._modules
+        if not self.is_plain():
+            return None
         learned: list[th.Tensor] = []
-        for layer, kind in zip(layers.values(), self.kinds, strict=False):
-            if type(layer) is not kind or has_hooks(layer):
-                return None
+        for layer in self.layers._modules.values():
             learned += layer._parameters.values()  # type: ignore[arg-type]
         # What lies where it lay is as it was
         places = [(parameter.data_ptr(), parameter.stride()) for parameter in learned]
@@ -164,7 +164,16 @@ class EnsembleMLP(nn.Module):
             if [parameter.shape for parameter in learned] != self.shapes or not perceptrons.can_be_read(learned):
                 return None
             self.places = places
-        return learned if len(layers) == len(self.kinds) else None
+        return learned
+
+    def is_plain(self) -> bool:
+        """
+        :return: whether the native library knows all layers, and nobody listens to them
+        """
+        layers = self.layers._modules.values()
+        if len(layers) != len(self.kinds):
+            return False
+        return all(type(layer) is kind and not has_hooks(layer) for layer, kind in zip(layers, self.kinds, strict=True))
 
 
 def has_hooks(module: nn.Module) -> bool:

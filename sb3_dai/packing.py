@@ -1,7 +1,7 @@
 """Many small tensors as pieces of a large one, on which a kernel works at once."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch as th
@@ -131,6 +131,10 @@ class PackedNets:
         self.gradient_parts = self.gradients.split(sizes)
         parts = zip(self.learned, self.gradient_parts, strict=True)
         self.gradient_views = [view for together, part in parts for view in together.nets.views(part)]
+        for parameter, view in zip(
+            itertools.chain(*(part.nets.tensors for part in self.learned)), self.gradient_views, strict=True
+        ):
+            parameter.grad = view.detach()  # Another view: a conversion of the parameter moves its gradient, too
         # Of those that have a target, the last are averaged as well
         self.n_online = len(self.target.flat)
         self.first_averaged = self.n_online - len(self.average.flat)
@@ -151,37 +155,37 @@ class PackedNets:
         steps = [together.step.tensors[0].item() + 1.0 for together in self.learned]
         return [factor for step in steps for factor in adam_corrections(self.betas, step)]
 
+    def learns(self, gradient_of: Collection[int]) -> list[LearnedTogether] | None:
+        """
+        :param gradient_of: ``id`` of each parameter that learns in a gradient step
+        :return: what learns together of them, or None if of something a part learns, or the last alone
+        """
+        learned = [together for together in self.learned if id(together.nets.tensors[0]) in gradient_of]
+        n_parameters = sum(len(together.nets.tensors) for together in learned)
+        n_parameters += sum(id(parameter) in gradient_of for parameter in self.dual)
+        prefix = [*map(id, learned)] == [*map(id, self.learned[: len(learned)])]
+        return learned if learned and prefix and n_parameters == len(gradient_of) else None
+
     @th.no_grad()
-    def optimize(self, parameters: Sequence[th.Tensor], gradients: Sequence[th.Tensor | None], max_norm: float | None) -> bool:
+    def optimize(self, learned: Sequence[LearnedTogether], gradient_of: dict[int, th.Tensor], max_norm: float | None) -> None:
         """
         One step of Adam, in place, on a CPU.
 
-        :param parameters: all that learns
-        :param gradients: theirs, ``None`` for those that do not learn in this gradient step
+        :param learned: of ``learns``
+        :param gradient_of: gradients by the ``id`` of their parameters
         :param max_norm: largest Euclidean norm of the nets' gradients together, ``None`` for no clipping
-        :return: whether it was done. It is left to the optimizer if of what learns together some does not in this step, if
-            there is more than one rate, or if somebody wants to be told of its steps
         """
         optimizer = self.optimizer
-        gradient_of = {id(x): gradient for x, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
-        learned = [together for together in self.learned if id(together.nets.tensors[0]) in gradient_of]
         nets = [parameter for together in learned for parameter in together.nets.tensors]
         dual = [parameter for parameter in self.dual if id(parameter) in gradient_of]
-        if (
-            len(nets) + len(dual) != len(gradient_of)
-            or not learned
-            or len({group["lr"] for group in optimizer.param_groups}) > 1
-            or optimizer._optimizer_step_pre_hooks
-            or optimizer._optimizer_step_post_hooks
-            or not all(parameter in optimizer.state for parameter in dual)
-        ):
-            return False
         self.tensors()  # Puts back what was moved
         flat = self.gradients[: sum(len(together.nets.flat) for together in learned)]
         th._foreach_copy_(self.gradient_views[: len(nets)], [gradient_of[id(parameter)] for parameter in nets])
         if max_norm is not None:
             flat.mul_((max_norm / (th.linalg.vector_norm(flat) + 1e-6)).clamp_(max=1.0))
         of_dual = [optimizer.state[parameter] for parameter in dual]
+        for parameter in dual:
+            parameter.grad = gradient_of[id(parameter)]
         th._foreach_add_([*(together.step.flat for together in learned), *(state["step"] for state in of_dual)], 1.0)
         th._fused_adam_(
             [*(together.nets.flat for together in learned), *dual],
@@ -198,7 +202,6 @@ class PackedNets:
             amsgrad=False,
             maximize=False,
         )
-        return True
 
     @property
     def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
@@ -229,7 +232,7 @@ class PackedNets:
             and all(parameter in optimizer.state for parameter in nets)
             and all(len({float(optimizer.state[parameter]["step"]) for parameter in part}) == 1 for part in together)
             and len({(parameter.dtype, parameter.device) for parameter in nets}) == 1
-            and all(parameter.requires_grad for parameter in nets)
+            and all(parameter.requires_grad and not parameter.is_shared() for parameter in nets)
             and [*map(id, averaged)] == [*map(id, online[len(online) - len(averaged) :])]
         )
 
@@ -259,7 +262,8 @@ class Packing:
         groups = optimizer.param_groups
         rules = [len(value) if name == "params" else value for x in groups for name, value in x.items() if name != "lr"]
         free = [parameter.requires_grad for parameter in model.learned_parameters]
-        key = len(optimizer.state), model.policy.n_moves, rules, free
+        moments = [*map(id, itertools.chain.from_iterable(state.values() for state in optimizer.state.values()))]
+        key = moments, model.policy.n_moves, rules, free
         if self.state is not optimizer.state or self.key != key:
             self.state, self.key = optimizer.state, key
             self.packed = PackedNets(model) if PackedNets.possible(model) else None

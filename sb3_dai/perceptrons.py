@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch as th
+from torch.autograd import forward_ad
+from torch.nn import functional as F
 
 from sb3_dai.native_library import c_sizes, library
 from sb3_dai.products import WIDE, keep_freed_memory
@@ -28,6 +30,10 @@ class Nets(ctypes.Structure):
     )
 
 
+transforms_active = getattr(th._C, "_are_functorch_transforms_active", lambda: True)
+"""Whether ``torch.func`` looks on, whose tensors have no memory; where torch does not say so the library is not taken."""
+
+
 def takes(inputs: th.Tensor, n_weights: int) -> bool:
     """
     :param inputs: shape (batch, input_dim)
@@ -36,6 +42,8 @@ def takes(inputs: th.Tensor, n_weights: int) -> bool:
     """
     return (
         type(inputs) is th.Tensor  # And no stand-in of a compiler
+        and not transforms_active()
+        and forward_ad._current_level < 0
         and not th.compiler.is_compiling()
         and not th.jit.is_tracing()
         and inputs.device.type == "cpu"
@@ -77,6 +85,27 @@ def perceptrons(inputs: th.Tensor, parameters: Sequence[th.Tensor], normed: bool
     return Perceptrons.forward(None, inputs, normed, *parameters)
 
 
+def by_torch(inputs: th.Tensor, parameters: Sequence[th.Tensor], normed: bool) -> th.Tensor:
+    """
+    As ``perceptrons``, without the library.
+
+    :param inputs: as there
+    :param parameters: as there
+    :param normed: as there
+    :return: as there
+    """
+    outputs, rest = inputs.expand(parameters[0].shape[0], *inputs.shape), iter(parameters)
+    for i in range(len(sizes_of(parameters, normed)) - 1):
+        if i > 0:
+            gain_and_shift = (next(rest), next(rest)) if normed else None
+            if gain_and_shift:
+                outputs = F.layer_norm(outputs, outputs.shape[-1:], eps=EPS) * gain_and_shift[0] + gain_and_shift[1]
+            outputs = outputs.relu()
+        weight, bias = next(rest), next(rest)
+        outputs = th.baddbmm(bias, outputs, weight)
+    return outputs
+
+
 class Perceptrons(th.autograd.Function):
     """As ``perceptrons``, with gradients."""
 
@@ -107,16 +136,22 @@ class Perceptrons(th.autograd.Function):
         return outputs
 
     @staticmethod
-    @th.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
         """
         :param ctx: of the forward pass
         :param gradient: of its outputs
         :return: of its arguments
         """
+        inputs, kept, *parameters = ctx.saved_tensors
+        if th.is_grad_enabled():  # Somebody wants a gradient of the gradient
+            tensors, needed = (inputs, *parameters), (ctx.needs_input_grad[0], *ctx.needs_input_grad[2:])
+            wanted = [tensor for tensor, needs in zip(tensors, needed, strict=True) if needs]
+            outputs = by_torch(inputs, parameters, ctx.normed)
+            gradients = iter(th.autograd.grad(outputs, wanted, gradient, create_graph=True))
+            of_all = [next(gradients) if needs else None for needs in needed]
+            return of_all[0], None, *of_all[1:]
         lib = library()
         assert lib is not None
-        inputs, kept, *parameters = ctx.saved_tensors
         of_inputs = th.empty_like(inputs) if ctx.needs_input_grad[0] else None
         found = [th.empty_like(x) for x in parameters] if any(ctx.needs_input_grad[2:]) else []
         gradient, of_layers = gradient.contiguous(), c_layers(found, ctx.normed) if found else None

@@ -532,7 +532,7 @@ class DAIPolicy(CrashSafePolicy):
         return super()._apply(fn, recurse)
 
     def unpack(self) -> None:
-        """Give each tensor of the nets and the optimizer its own memory, which a compiled update has in common ones."""
+        """Give each tensor of the nets and the optimizer its own memory, which training has in common ones."""
         unpack(self.parameters())
         unpack(value for state in self.optimizer.state.values() for value in state.values() if isinstance(value, th.Tensor))
 

@@ -90,11 +90,11 @@ def differing(left, right):
     return {name for name in left if not th.equal(left[name], right[name])}
 
 
-def assert_same(one, other):
+def assert_same(one, other, atol=1e-5):
     """Two models are the same after a few gradient steps, rounding apart."""
     states = one.policy.state_dict(), other.policy.state_dict()
     for name, tensor in states[0].items():
-        th.testing.assert_close(tensor, states[1][name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        th.testing.assert_close(tensor, states[1][name], rtol=1e-4, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
     for name, value in one.logger.name_to_value.items():
         if name.startswith("train/"):
             assert other.logger.name_to_value[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name

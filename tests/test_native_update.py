@@ -110,7 +110,7 @@ def test_a_changed_equation_is_noticed(monkeypatch):
     monkeypatch.setattr(fe, "information_gain", lambda mean, log_var: 2.0 * gain(mean, log_var))
     with pytest.warns(UserWarning, match="native/update.h does not do what DAI._update does"):
         model, taken = trained(monkeypatch, True)
-    assert taken == 0 and model._native_update.plan is None
+    assert taken == 0 and model._native_update.distrusted
     assert_same(model, trained(monkeypatch, False)[0])
 
 
@@ -207,6 +207,118 @@ def test_what_may_come_in_between(monkeypatch):
         assert not is_native(), "much work for one thread, where there are two"
     th.set_num_threads(before)
     assert is_native()
+
+
+def vector_again(policy):
+    policy.load_from_vector(policy.parameters_to_vector())
+
+
+def other_statistics(policy):
+    for norm in (policy.features_norm, policy.transition_model.change_norm):
+        for name, buffer in norm.named_buffers():
+            setattr(norm, name, buffer.clone())
+
+
+def shared_net(policy):
+    policy.policy_net.share_memory()
+
+
+def other_moments(policy):
+    for state in policy.optimizer.state.values():
+        state["exp_avg"] = th.zeros_like(state["exp_avg"])
+
+
+def other_constants(policy):
+    policy.features_norm.clip, policy.transition_model.change_norm.horizon, policy.normalize_features = 0.5, 3, False
+
+
+def twice(policy):
+    policy.value_net.double()
+    policy.value_net.float()
+
+
+MOVES = [vector_again, other_statistics, shared_net, other_moments, other_constants, twice]
+
+
+@pytest.mark.parametrize("move", MOVES, ids=lambda move: move.__name__)
+def test_what_lies_elsewhere_is_found(monkeypatch, move):
+    """Whatever puts tensors or constants of an agent elsewhere, training goes on from them."""
+    models = []
+    for native in (True, False):
+        with monkeypatch.context() as patch:
+            if not native:
+                without_library(patch)
+            model = make(seed=5).learn(60, log_interval=1000)
+            move(model.policy)
+            taken, run = [], Plan.run
+            patch.setattr(
+                Plan, "run", lambda self, inputs, learn=True, r=run, t=taken: t.append(learn) or r(self, inputs, learn)
+            )
+            np.random.seed(0)
+            model.train(gradient_steps=5, batch_size=32)
+            assert bool(taken) == native
+            models.append(model)
+    assert_same(*models, atol=2e-4)
+
+
+def test_a_precision_that_is_set_after_a_move():
+    model = make(seed=5, precision=2.0).learn(60)
+    vector_again(model.policy)
+    model.precision = 5.0
+    model.train(gradient_steps=1, batch_size=32)
+    assert model.logger.name_to_value["train/precision"] == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("name", ["novelty", "bootstrap_share", "lookahead"])
+def test_settings_that_change_later(monkeypatch, name):
+    model = plan_of()[0]
+    setattr(model.policy, name, dict(novelty="variance", bootstrap_share=0.5, lookahead=True)[name])
+    monkeypatch.setattr(Plan, "run", None)
+    model.train(gradient_steps=2, batch_size=32)
+
+
+def test_a_frozen_precision_stays(monkeypatch):
+    model = plan_of()[0]
+    model.policy.log_precision.requires_grad_(False)
+    before = model.policy.log_precision.clone()
+    model.train(gradient_steps=3, batch_size=32)
+    assert th.equal(before, model.policy.log_precision)
+
+
+def test_hooks_of_parameters_and_parametrisations():
+    model, heard = plan_of()[0], []
+    handle = model.policy.policy_net.layers[0].weight.register_hook(heard.append)
+    model.train(gradient_steps=2, batch_size=32)
+    assert len(heard) == 2
+    handle.remove()
+    th.nn.utils.parametrizations.spectral_norm(model.policy.policy_net.layers[0])
+    model.train(gradient_steps=2, batch_size=32)
+    assert model._native_update.plan.model is model and model.policy.policy_net.learned() is None
+
+
+def test_shapes_and_actions_that_are_not_usual(monkeypatch):
+    model, plan, inputs = plan_of()
+    monkeypatch.setattr(Plan, "run", lambda *args: pytest.fail("not of the library"))
+    model._native_update(inputs._replace(log_preference=th.ones(1, 1)))
+    monkeypatch.undo()
+    before = [parameter.detach().clone() for parameter in model.policy.parameters()]
+    for wrong in (-1, 2, 2**40):
+        actions = inputs.batch.one_step.actions.clone()
+        actions[7] = wrong
+        pairs = inputs.batch.one_step._replace(actions=actions)
+        with pytest.raises(ValueError, match=r"The replay buffer has actions that are not of Discrete\(2\)"):
+            plan.run(inputs._replace(batch=inputs.batch._replace(one_step=pairs, n_step=pairs)))
+    assert all(map(th.equal, before, model.policy.parameters()))
+
+
+def test_gradients_are_seen():
+    model = make(max_grad_norm=1e-3).learn(60)
+    assert model._native_update.plan is not None
+    nets = model.policy.net_parameters()
+    seen = [parameter.grad.clone() for parameter in nets]
+    model.train(gradient_steps=1, batch_size=32)
+    assert not all(map(th.equal, seen, [parameter.grad for parameter in nets])), "those of the last step"
+    assert float(th.stack([parameter.grad.norm() for parameter in nets]).norm()) == pytest.approx(1e-3, rel=1e-2), "clipped"
 
 
 def test_a_subclass_does_its_own(monkeypatch):

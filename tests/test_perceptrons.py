@@ -78,10 +78,48 @@ def test_only_what_is_wanted_has_a_gradient(monkeypatch):
     net.requires_grad_(True)
     for ours, torchs in both(monkeypatch, net, inputs.detach(), *net.parameters()):
         th.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-5)
-    outputs = net(inputs)
-    (gradient,) = th.autograd.grad(outputs.sum(), inputs, create_graph=True)
-    with pytest.raises(RuntimeError, match="does not require grad"):
-        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_gradients_of_gradients(monkeypatch, layer_norm):
+    """A penalty of the gradient, which torch computes."""
+    net = EnsembleMLP(2, 3, 4, [8, 8], layer_norm=layer_norm)
+    inputs = th.randn(5, 3, requires_grad=True)
+    found = []
+    for native in (True, False):
+        with monkeypatch.context() as patch:
+            if not native:
+                patch.setattr(perceptrons, "library", lambda: None)
+            outputs = net(inputs)
+            (gradient,) = th.autograd.grad(outputs.square().sum(), inputs, create_graph=True)
+            loss = outputs.sum() + 10.0 * gradient.square().sum()
+            found.append(th.autograd.grad(loss, [inputs, *net.parameters()], allow_unused=True))
+    for ours, torchs in zip(*found, strict=True):
+        th.testing.assert_close(ours, torchs, rtol=1e-3, atol=1e-3)
+
+
+def test_transforms_of_functions():
+    """``torch.func`` and forward derivatives, whose tensors are no tensors of the library."""
+    net, inputs = EnsembleMLP(2, 3, 4, [8]), th.randn(5, 3)
+    jacobian = th.func.jacrev(net)(inputs)
+    assert jacobian.shape == (2, 5, 4, 5, 3)
+    with th.no_grad():
+        mapped = th.vmap(net)(inputs.expand(6, 5, 3))
+    th.testing.assert_close(mapped[0], net(inputs).detach())
+    with th.autograd.forward_ad.dual_level():
+        dual = th.autograd.forward_ad.make_dual(inputs, th.ones_like(inputs))
+        tangent = th.autograd.forward_ad.unpack_dual(net(dual)).tangent
+    th.testing.assert_close(tangent, jacobian.sum(dim=-1).diagonal(dim1=1, dim2=3).permute(0, 2, 1), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (5, 4), (3,), (1, 5, 3)])
+def test_inputs_of_another_shape_are_torchs_to_judge(shape):
+    net = EnsembleMLP(1, 3, 4, [8])
+    if shape == (1, 5, 3):
+        assert net(th.randn(5, 3)).shape == (1, 5, 4)
+        return
+    with pytest.raises((RuntimeError, IndexError)):
+        net(th.randn(shape))
 
 
 def test_strided_inputs_and_gradients(monkeypatch):

@@ -13,5 +13,6 @@ void perceptrons_backward(const Nets* nets, const float* gradient, const Layer* 
   backward(*nets, gradient, gradients, of_inputs);
 }
 
-void gradient_step(const Update* update) { step(*update); }
+// 0, or 1 if there is an action that does not exist and nothing was done
+int gradient_step(const Update* update) { return step(*update); }
 }

@@ -145,7 +145,7 @@ void learn(const Update& u, const Adam& adam, float scale) {
   const float beta1 = u.beta1, rest1 = 1.0 - u.beta1, beta2 = u.beta2, rest2 = 1.0 - u.beta2, eps = u.adam_eps;
 #pragma omp simd
   for (int64_t i = 0; i < adam.size; i++) {
-    const float gradient = adam.gradients[i] * scale;
+    const float gradient = adam.gradients[i] *= scale;  // What parameter.grad shows
     adam.mean[i] = adam.mean[i] * beta1 + gradient * rest1;
     adam.square[i] = adam.square[i] * beta2 + gradient * gradient * rest2;
     adam.nets[i] -= rate * adam.mean[i] / (std::sqrt(adam.square[i]) * of_root + eps);
@@ -170,9 +170,11 @@ int64_t kept_size(const Net& net, int64_t batch) {
   return net.n_members * batch * size;
 }
 
-void step(const Update& u) {
+int step(const Update& u) {
   const int64_t batch = u.batch, n_features = u.n_features, n_actions = u.n_actions, width = N_HEADS * n_actions;
   const int64_t n_members = u.transition.n_members, n_critics = u.value.n_members, n_inputs = n_features + n_actions;
+  for (int64_t b = 0; b < batch; b++)
+    if (u.actions[b] < 0 || u.actions[b] >= n_actions) return 1;
   const bool two_steps = u.last_observations != u.next_observations;
   const int64_t n_next = two_steps ? 2 * batch : batch;
   static thread_local std::vector<float> pool;
@@ -357,12 +359,12 @@ void step(const Update& u) {
     *u.to_precision_loss = *u.precision.nets * *u.precision.gradients;
     *u.to_loss += *u.to_precision_loss;
   }
-  if (!std::isfinite(*u.to_loss)) return;  // The nets stay as they were
+  if (!std::isfinite(*u.to_loss)) return 0;  // The nets stay as they were
 
   if (u.transitions_learn) backward(transition, gradient, u.transition.gradients, nullptr);
   backward(value, of_efe, u.value.gradients, nullptr);
   backward(policy, of_logits, u.policy.gradients, nullptr);
-  if (!u.nets_learn) return;  // Somebody wants the gradients alone
+  if (!u.nets_learn) return 0;  // Somebody wants the gradients alone
   const float norm = std::sqrt(square_sum(u.always.gradients, u.always.size) +
                                (u.transitions_learn ? square_sum(u.transitions.gradients, u.transitions.size) : 0.0f));
   const float scale = std::min(u.max_norm / (norm + 1e-6f), 1.0f);
@@ -371,6 +373,7 @@ void step(const Update& u) {
   if (u.precision_learns) learn(u, u.precision, 1.0f);
   follow(u.average, u.always.nets + u.n_target - u.n_average, u.n_average, u.averaging_rate);
   if (u.tau > 0.0f) follow(u.target, u.always.nets, u.n_target, u.tau);
+  return 0;
 }
 
 }  // namespace
