@@ -9,6 +9,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,16 @@ SOURCES = ("product.h", "perceptrons.h", "update.h", "library.cpp")
 
 FLAGS = ["-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp-simd", "-ffp-contract=fast", "-fno-math-errno"]
 
+COMPILERS = ("g++", "clang++", "c++")
+
 PROCESSORS = {
     "AVX512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"],
     "AVX2": ["-mavx2", "-mfma"],
 }
 """By what torch calls them: the one that fits is loaded."""
 
-LIBRARIES = ["-lmvec", "-lm"] if platform.libc_ver()[0] == "glibc" else ["-lm"]
+MATHEMATICS = (["-DVECTOR_MATH", "-lmvec", "-lm"], ["-lm"])
+"""With exponentials and logarithms of whole vectors, which newer versions of glibc have, or without."""
 
 
 class NativeBuildHook(BuildHookInterface):
@@ -39,8 +43,9 @@ class NativeBuildHook(BuildHookInterface):
         """
         if self.target_name != "wheel":
             return
-        compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
-        if compiler is None or platform.machine() not in ("x86_64", "AMD64"):
+        names = shlex.split(os.environ.get("CXX", "")) or next(([name] for name in COMPILERS if shutil.which(name)), [""])
+        # On Windows g++ may put vectors where they are not aligned
+        if not shutil.which(names[0]) or platform.machine() not in ("x86_64", "AMD64") or sys.platform == "win32":
             self.app.display_warning("sb3_dai: there is no C++ compiler for x86-64, so torch will do all the work")
             return
         folder = Path(self.root) / "sb3_dai" / "native"
@@ -48,16 +53,16 @@ class NativeBuildHook(BuildHookInterface):
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             for name, flags in PROCESSORS.items():
                 made = Path(temporary) / f"native_{name}.so"
-                command = [*shlex.split(compiler), *FLAGS, *flags, f'-DSOURCE="{source}"', str(folder / SOURCES[-1])]
-                try:
-                    subprocess.run([*command, *LIBRARIES, "-o", str(made)], check=True, capture_output=True, text=True)
-                except (OSError, subprocess.CalledProcessError) as error:
-                    reason = getattr(error, "stderr", None) or error
-                    self.app.display_warning(
-                        f"sb3_dai: torch will do all the work, since library.cpp was not compiled: {reason}"
-                    )
-                    return
-                os.replace(made, folder / made.name)  # Not written into: a process may have it loaded
+                command = [*names, *FLAGS, *flags, f'-DSOURCE="{source}"', str(folder / SOURCES[-1])]
+                for libraries in MATHEMATICS:
+                    result = subprocess.run([*command, *libraries, "-o", str(made)], capture_output=True, text=True)
+                    if result.returncode == 0:
+                        os.replace(made, folder / made.name)  # Not written into: a process may have it loaded
+                        break
+                else:
+                    self.app.display_warning(f"sb3_dai: no library for {name}, torch will do its work: {result.stderr}")
+        if not list(folder.glob("*.so")):
+            return
         build_data["artifacts"].append("sb3_dai/native/*.so")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{next(platform_tags())}"

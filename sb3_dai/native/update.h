@@ -11,8 +11,8 @@
 
 #include "perceptrons.h"
 
-#if defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-// glibc has them for whole vectors as well
+#if defined(VECTOR_MATH) && !defined(__clang__)
+// libmvec of glibc has them for whole vectors as well
 extern "C" {
 __attribute__((__simd__("notinbranch"))) float expf(float) noexcept;
 __attribute__((__simd__("notinbranch"))) float logf(float) noexcept;
