@@ -99,8 +99,7 @@ PARTS = frozenset(
 
 
 TOLERANCE = 0.01
-"""Share by which a term or a gradient may differ: of features with a large mean and a small deviation digits are lost."""
-
+"""Share by which rounding may change a term or a gradient."""
 
 STATISTICS = ("features_norm.", "transition_model.", "novelty_scale.", "mean_epistemic_efe.")
 """Parts of a policy whose buffers a gradient step reads and writes."""
@@ -152,8 +151,7 @@ class NativeUpdate:
                 self.distrusted = True
                 warnings.warn(
                     f"native/update.h does not do what DAI._update does ({different}), which is taken instead. Has one of its "
-                    "equations been changed? Then change that file too, and install sb3_dai again. Or rounding does it, where "
-                    "observations have a large mean and a small deviation."
+                    "equations been changed? Then change that file too, and install sb3_dai again."
                 )
                 return model._update(inputs)
         names, terms = self.plan.run(inputs)
@@ -344,7 +342,7 @@ class Plan:
         put_back()
         if names != names_here:
             return f"{names} are logged"
-        if not math.isfinite(terms[0].item()):
+        if not math.isfinite(terms[0].item()) or (policy.normalize_features and loses_digits(policy.features_norm)):
             return ""
         # The sum of the losses, which comes first, says least
         for name, one, other in zip(names[1:], terms[1:].tolist(), terms_here[1:].tolist(), strict=True):
@@ -413,6 +411,15 @@ class Plan:
                 f"The replay buffer has actions that are not of {model.action_space}: load another, or mend its wrapper"
             )
         return names, terms
+
+
+def loses_digits(of: RunningNorm) -> bool:
+    """
+    :param of: a module
+    :return: whether rounding decides what some of its outputs are: a mean is so large beside its deviation
+    """
+    rounding = of.mean.abs() * th.finfo(of.mean.dtype).eps
+    return bool((rounding > 1e-3 * (of.var + 1e-8).sqrt()).any())
 
 
 def norm(of: RunningNorm) -> Norm:

@@ -133,6 +133,17 @@ def test_each_term_is_compared(monkeypatch, name, change, what):
 fe_policy_divergence, fe_gaussian_nll = fe.policy_divergence, fe.gaussian_nll
 
 
+@pytest.mark.parametrize(("low", "high"), [(-100.0, -99.99999), (1e6 - 1.0, 1e6 + 1.0)])
+def test_observations_that_lose_their_digits(low, high):
+    """Rounding is no changed equation."""
+    env = SampledEnv(spaces.Box(np.float32(low), np.float32(high), (2,)), spaces.Discrete(2))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="native/update.h")
+        for seed in range(5):
+            model = make(env, seed=seed).learn(55)
+            assert not model._native_update.distrusted and model._native_update.plan is not None
+
+
 def test_gradients_are_compared_and_statistics_left_alone(monkeypatch):
     model, plan, inputs = plan_of()
     before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
