@@ -73,11 +73,13 @@ def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
     return type(optimizer) is th.optim.Adam and not any(group[name] for group in optimizer.param_groups for name in variants)
 
 
-def is_watched(optimizer: th.optim.Optimizer) -> bool:
+def steps_plainly(optimizer: th.optim.Optimizer) -> bool:
     """
-    :param optimizer: any
-    :return: whether somebody wants to be told of its steps, or has put another step in the place of its own
+    :param optimizer: a plain Adam
+    :return: whether it has one learning rate, nobody wants to be told of its steps, and none has put another step in the place
+        of its own, as schedulers of torch do
     """
     hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
     of_all = (getattr(OPTIMIZERS, f"_global_optimizer_{name}_hooks", ()) for name in ("pre", "post"))
-    return "step" in vars(optimizer) or any(map(bool, (*hooks, *of_all)))
+    one_rate = len({group["lr"] for group in optimizer.param_groups}) == 1
+    return one_rate and "step" not in vars(optimizer) and not any(map(bool, (*hooks, *of_all)))

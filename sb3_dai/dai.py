@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from sb3_dai import free_energy as fe
 from sb3_dai.actions import GaussianActions
-from sb3_dai.adam import is_watched
 from sb3_dai.checks import (
     MIN_PRECISION,
     SUPPORTED_ACTIONS,
@@ -533,20 +532,11 @@ class DAI(CrashSafeSaving):
         :param gradients: of the learned parameters
         :param averaging_rate: share of the newest policy net in the average, shape ()
         """
-        optimizer = self.policy.optimizer
-        packed = self._packing.nets() if self.device.type == "cpu" else None
-        known = zip(self.learned_parameters, gradients, strict=True)
-        gradient_of = {id(parameter): gradient for parameter, gradient in known if gradient is not None}
-        learned = packed.learns(gradient_of) if packed else None
-        if packed and learned and not is_watched(optimizer) and len({group["lr"] for group in optimizer.param_groups}) == 1:
-            packed.optimize(learned, gradient_of, self.max_grad_norm)
-        else:
-            if packed and not learned:  # Some will have learned less often than those that they learn with
-                self._packing.forget()
-            packed = None
+        packed = self._packing.optimize(gradients, self.max_grad_norm)
+        if packed is None:
             for parameter, gradient in zip(self.learned_parameters, self._clipped(gradients), strict=True):
                 parameter.grad = gradient
-            optimizer.step()
+            self.policy.optimizer.step()
         online, average = packed.average_pairs if packed else self.average_pairs
         with th.no_grad():
             th._foreach_lerp_(average, online, [averaging_rate] * len(average))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch as th
 
-from sb3_dai.adam import adam_corrections, is_plain_adam
+from sb3_dai.adam import adam_corrections, is_plain_adam, steps_plainly
 
 if TYPE_CHECKING:
     from sb3_dai.dai import DAI
@@ -131,9 +131,8 @@ class PackedNets:
         self.gradient_parts = self.gradients.split(sizes)
         parts = zip(self.learned, self.gradient_parts, strict=True)
         self.gradient_views = [view for together, part in parts for view in together.nets.views(part)]
-        for parameter, view in zip(
-            itertools.chain(*(part.nets.tensors for part in self.learned)), self.gradient_views, strict=True
-        ):
+        parameters = itertools.chain(*(part.nets.tensors for part in self.learned))
+        for parameter, view in zip(parameters, self.gradient_views, strict=True):
             parameter.grad = view.detach()  # Another view: a conversion of the parameter moves its gradient, too
         # Of those that have a target, the last are averaged as well
         self.n_online = len(self.target.flat)
@@ -269,9 +268,26 @@ class Packing:
             self.packed = PackedNets(model) if PackedNets.possible(model) else None
         return self.packed
 
-    def forget(self) -> None:
-        """Ask again whether the nets can be packed: something else is about to train them, some perhaps less often."""
-        self.state = None
+    def optimize(self, gradients: Sequence[th.Tensor | None], max_norm: float | None) -> PackedNets | None:
+        """
+        One step of Adam.
+
+        :param gradients: of the learned parameters
+        :param max_norm: as in ``PackedNets.optimize``
+        :return: the nets that took it; None if it is left to the optimizer
+        """
+        packed = self.nets() if self.model.device.type == "cpu" else None
+        if packed is None:
+            return None
+        known = zip(self.model.learned_parameters, gradients, strict=True)
+        gradient_of = {id(parameter): gradient for parameter, gradient in known if gradient is not None}
+        learned = packed.learns(gradient_of)
+        if learned is None:  # Some are about to learn less often than those that they learn with: ask again
+            self.state = None
+        if learned is None or not steps_plainly(packed.optimizer):
+            return None
+        packed.optimize(learned, gradient_of, max_norm)
+        return packed
 
 
 def unpack(tensors: Iterable[th.Tensor]) -> None:

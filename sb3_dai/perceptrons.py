@@ -96,10 +96,9 @@ def by_torch(inputs: th.Tensor, parameters: Sequence[th.Tensor], normed: bool) -
     """
     outputs, rest = inputs.expand(parameters[0].shape[0], *inputs.shape), iter(parameters)
     for i in range(len(sizes_of(parameters, normed)) - 1):
+        if i > 0 and normed:
+            outputs = F.layer_norm(outputs, outputs.shape[-1:], eps=EPS) * next(rest) + next(rest)
         if i > 0:
-            gain_and_shift = (next(rest), next(rest)) if normed else None
-            if gain_and_shift:
-                outputs = F.layer_norm(outputs, outputs.shape[-1:], eps=EPS) * gain_and_shift[0] + gain_and_shift[1]
             outputs = outputs.relu()
         weight, bias = next(rest), next(rest)
         outputs = th.baddbmm(bias, outputs, weight)

@@ -41,7 +41,10 @@ SETTINGS = {
     "other constants of Adam": dict(policy_kwargs=dict(**SMALL, optimizer_kwargs=dict(betas=(0.8, 0.99), eps=1e-4))),
     "the world model in every third step": dict(transition_delay=3, policy_kwargs=SMALL),
     "a buffer without next observations": dict(
-        optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False), policy_kwargs=SMALL
+        optimize_memory_usage=True,
+        replay_buffer_kwargs=dict(handle_timeout_termination=False),
+        prediction_error_weight=0.5,
+        policy_kwargs=SMALL,
     ),
     "scaled by SB3": dict(
         env=lambda: VecNormalize(DummyVecEnv([lambda: SampledEnv(VECTOR, spaces.Discrete(3))])), policy_kwargs=SMALL
@@ -176,7 +179,8 @@ OTHERS = {
 
 @pytest.mark.parametrize("kwargs", OTHERS.values(), ids=OTHERS)
 def test_what_the_library_does_not_know(monkeypatch, kwargs):
-    assert trained(monkeypatch, True, steps=5, **kwargs)[1] == 0
+    model, taken = trained(monkeypatch, True, steps=5, **kwargs)
+    assert taken == 0 and not model._native_update.distrusted
 
 
 def test_what_may_come_in_between(monkeypatch):
@@ -370,6 +374,14 @@ def test_what_is_not_finite_reaches_no_net():
     assert all(map(th.equal, before, model.policy.parameters()))
     for state, kept in zip(model.policy.optimizer.state.values(), states, strict=True):
         assert all(th.equal(value, kept[name]) for name, value in state.items())
+
+
+def test_a_target_that_is_not_finite_is_not_the_better_one():
+    """Of two value nets the worst counts: what is no number must not hide behind the other."""
+    model = plan_of()[0]
+    model.policy.value_net_target.layers[-1].bias.data[1] = float("nan")
+    with pytest.raises(ValueError, match="value_loss is not finite"):
+        model.train(gradient_steps=1, batch_size=32)
 
 
 def test_without_a_library_nothing_is_missed(monkeypatch):

@@ -1,14 +1,11 @@
 """The library's perceptrons and their gradients are torch's, and taken only where they are."""
 
-import ctypes
-import shutil
-
 import pytest
 import torch as th
 from torch import nn
 
-from sb3_dai import native_library, perceptrons
-from sb3_dai.native_library import FOLDER, SOURCES, library, source_hash
+from sb3_dai import perceptrons
+from sb3_dai.native_library import library
 from sb3_dai.networks import BatchedLinear, EnsembleMLP
 from sb3_dai.perceptrons import Perceptrons
 from sb3_dai.products import WIDE
@@ -22,18 +19,24 @@ SHAPES = [
 """Members, batch, inputs, hidden layers, outputs: whole blocks of the products, and what is left of them."""
 
 
+def by_both(monkeypatch, function):
+    """What a function of nets returns by the library and by torch, pairwise."""
+    ours = function()
+    with monkeypatch.context() as patch:
+        patch.setattr(perceptrons, "library", lambda: None)
+        return zip(ours, function(), strict=True)
+
+
 def both(monkeypatch, net, inputs, *wanted):
     """Outputs of a net and gradients of a weighted sum of them, by the library and by torch."""
-    found = []
-    for native in (True, False):
-        with monkeypatch.context() as patch:
-            if not native:
-                patch.setattr(perceptrons, "library", lambda: None)
-            outputs = net(inputs)
-            assert (type(outputs.grad_fn).__name__ == "PerceptronsBackward") == native
+
+    def compute():
+        outputs = net(inputs)
         weights = th.linspace(-1.0, 2.0, outputs.numel()).reshape(outputs.shape)
-        found.append((outputs, *th.autograd.grad((outputs * weights).sum(), wanted)))
-    return zip(*found, strict=True)
+        return outputs, *th.autograd.grad((outputs * weights).sum(), wanted)
+
+    assert is_native(net, inputs)
+    return by_both(monkeypatch, compute)
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
@@ -85,16 +88,13 @@ def test_gradients_of_gradients(monkeypatch, layer_norm):
     """A penalty of the gradient, which torch computes."""
     net = EnsembleMLP(2, 3, 4, [8, 8], layer_norm=layer_norm)
     inputs = th.randn(5, 3, requires_grad=True)
-    found = []
-    for native in (True, False):
-        with monkeypatch.context() as patch:
-            if not native:
-                patch.setattr(perceptrons, "library", lambda: None)
-            outputs = net(inputs)
-            (gradient,) = th.autograd.grad(outputs.square().sum(), inputs, create_graph=True)
-            loss = outputs.sum() + 10.0 * gradient.square().sum()
-            found.append(th.autograd.grad(loss, [inputs, *net.parameters()], allow_unused=True))
-    for ours, torchs in zip(*found, strict=True):
+
+    def compute():
+        outputs = net(inputs)
+        (gradient,) = th.autograd.grad(outputs.square().sum(), inputs, create_graph=True)
+        return th.autograd.grad(outputs.sum() + 10.0 * gradient.square().sum(), [inputs, *net.parameters()], allow_unused=True)
+
+    for ours, torchs in by_both(monkeypatch, compute):
         th.testing.assert_close(ours, torchs, rtol=1e-3, atol=1e-3)
 
 
@@ -186,23 +186,8 @@ def test_what_the_library_does_not_know(monkeypatch):
     assert not th.jit.trace(net, wide).graph.str().count("Perceptrons")
 
 
-def test_a_library_of_other_sources_is_not_taken(monkeypatch, tmp_path):
-    for name in SOURCES:
-        shutil.copy(FOLDER / name, tmp_path)
-    for made in FOLDER.glob("*.so"):
-        shutil.copy(made, tmp_path)
-    monkeypatch.setattr(native_library, "FOLDER", tmp_path)
-    monkeypatch.setattr(native_library, "source_hash", lambda: source_hash(tmp_path))
-    assert isinstance(library.__wrapped__(), ctypes.CDLL)
-    (tmp_path / "update.h").write_text("// Another")
-    with pytest.warns(UserWarning, match="was made of other sources, and torch does its work: install sb3_dai again"):
-        assert library.__wrapped__() is None
-    monkeypatch.setattr(native_library, "FOLDER", tmp_path / "nothing")
-    assert library.__wrapped__() is None, "as where there is no compiler"
-
-
-def test_memory_of_a_forward_pass_alone():
-    """Predictions keep nothing for a backward pass that will not come."""
+def test_without_gradients_nothing_is_recorded():
+    """As in predictions."""
     net = EnsembleMLP(1, 3, 4, [8])
     with th.no_grad():
         outputs = net(th.randn(5, 3))
