@@ -315,6 +315,8 @@ def test_shapes_and_actions_that_are_not_usual(monkeypatch):
     model, plan, inputs = plan_of()
     monkeypatch.setattr(Plan, "run", lambda *args: pytest.fail("not of the library"))
     model._native_update(inputs._replace(log_preference=th.ones(1, 1)))
+    never = inputs.batch.one_step._replace(dones=th.zeros(1, 1))
+    model._native_update(inputs._replace(batch=inputs.batch._replace(one_step=never, n_step=never)))
     monkeypatch.undo()
     before = [parameter.detach().clone() for parameter in model.policy.parameters()]
     for wrong in (-1, 2, 2**40):
