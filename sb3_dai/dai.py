@@ -169,7 +169,7 @@ class DAI(CrashSafeSaving):
         habit_prior: HabitPrior = None,
         exploration_fraction: float = 0.5,
         exploration_initial_entropy: float = 0.7,
-        exploration_final_entropy: float = 0.4,
+        exploration_final_entropy: float = 0.3,
         preference: Preference | None = None,
         preference_weight: float = 1.0,
         epistemic_weight: float | str | Schedule = EPISTEMIC_WEIGHT,
