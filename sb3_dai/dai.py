@@ -103,7 +103,8 @@ class DAI(CrashSafeSaving):
     :param habit_prior: E(a|s), what actions the agent is used to before it weighs their EFE: its policy is to be
         E(a|s) softmax(-precision G(s,.)), normalised. Probabilities of each action, shape (n_actions,), or a function
         (or ``nn.Module``, on the device of the model) from a batch of observations, as features extractors get them, to
-        probabilities, shape (batch, n_actions). ``None`` is a uniform one. For ``Discrete`` actions and a precision that is not "auto".
+        probabilities, shape (batch, n_actions). ``None`` is a uniform one. For ``Discrete`` actions and a precision that
+        is not "auto".
     :param exploration_fraction: fraction of the training period over which the target of the policy's entropy falls
     :param exploration_initial_entropy: its initial value, as a fraction of the uniform policy's entropy
     :param exploration_final_entropy: its final value, as a fraction of the uniform policy's entropy
