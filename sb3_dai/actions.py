@@ -46,7 +46,7 @@ class Habit(Protocol):
     def expected_efe(self, efe: Any) -> th.Tensor:
         """
         :param efe: at the same states
-        :return: the worst of the value nets under the policy, shape (batch, n_parts)
+        :return: what the value nets make of each part under the policy, shape (batch, n_parts)
         """
 
     def divergence(self, efe: Any, weights: th.Tensor, precision: th.Tensor, log_prior: th.Tensor | float = 0.0) -> th.Tensor:
@@ -93,9 +93,9 @@ class CategoricalEFE:
     def total(self, weights: th.Tensor) -> th.Tensor:
         """
         :param weights: of the parts in G, shape (n_parts,)
-        :return: G of the worst of the value nets, option by option, without a gradient, shape (batch, n_choices, n_options)
+        :return: what the value nets make of G, option by option, without a gradient, shape (batch, n_choices, n_options)
         """
-        total = fe.pessimistic((self.table.detach() * weights.reshape(-1, 1, 1)).sum(dim=2))
+        total = fe.judged_efe(self.table.detach(), weights)
         return total if self.even else total.masked_fill(~self.possible, NEVER)
 
 
@@ -118,9 +118,9 @@ class CategoricalHabit:
     def expected_efe(self, efe: CategoricalEFE) -> th.Tensor:
         """
         :param efe: at the same states
-        :return: the worst of the value nets, option by option, under the policy, shape (batch, n_parts)
+        :return: what the value nets make of each part, option by option, under the policy, shape (batch, n_parts)
         """
-        return fe.policy_expectation(self.log_prob, fe.pessimistic(efe.table))
+        return fe.policy_expectation(self.log_prob, fe.judged_parts(efe.table))
 
     def divergence(
         self, efe: CategoricalEFE, weights: th.Tensor, precision: th.Tensor, log_prior: th.Tensor | float = 0.0
@@ -178,9 +178,9 @@ class GaussianHabit:
     def expected_efe(self, efe: GaussianEFE) -> th.Tensor:
         """
         :param efe: at the same states
-        :return: the worst of the value nets at the sample, shape (batch, n_parts)
+        :return: what the value nets make of each part at the sample, shape (batch, n_parts)
         """
-        return fe.pessimistic(efe(self.actions))
+        return fe.judged_parts(efe(self.actions))
 
     def divergence(
         self, efe: GaussianEFE, weights: th.Tensor, precision: th.Tensor, log_prior: th.Tensor | float = 0.0
@@ -196,8 +196,8 @@ class GaussianHabit:
         """
         with frozen(efe.net):
             parts = GaussianEFE(efe.net, efe.features.detach())(self.actions)
-        total = (parts * weights).sum(dim=-1, keepdim=True)
-        return fe.sampled_divergence(self.log_prob, fe.pessimistic(total), precision, log_prior)
+        total = fe.judged_efe(parts, weights).unsqueeze(1)
+        return fe.sampled_divergence(self.log_prob, total, precision, log_prior)
 
 
 @contextmanager

@@ -407,7 +407,7 @@ class DAI(CrashSafeSaving):
         errors = F.mse_loss(taken, target.expand_as(taken), reduction="none")
         value_loss = (errors.mean(dim=1) * head_weights).sum()
 
-        # Policy: the variational free energy under the worst of the value nets
+        # Policy: the variational free energy under what the value nets make of G
         habit = policy.habit(features)
         divergence = habit.divergence(efe, head_weights, policy.precision, inputs.log_habit_prior)
         entropy = habit.entropy()
@@ -509,7 +509,7 @@ class DAI(CrashSafeSaving):
         next_epistemic = next_efe[:, 1:2]
         elsewhere = self.policy.mean_epistemic_efe(next_epistemic)
         novelty = self.policy.novelty_scale(information_gain)
-        # Each head is a cost, of which the worst of the value nets is the highest: where surprise is sought, its negative
+        # This head is a cost, of which the worst of the value nets is the highest: where surprise is sought, its negative
         surprise = prediction_error if self.prediction_error_weight >= 0.0 else -prediction_error
         return th.cat(
             [

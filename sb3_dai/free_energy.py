@@ -181,6 +181,36 @@ def pessimistic(efe: th.Tensor) -> th.Tensor:
     return efe.max(dim=0).values
 
 
+EPISTEMIC = 1
+"""Place of the epistemic part among those of G."""
+
+
+def judged_parts(efe: th.Tensor) -> th.Tensor:
+    """
+    What several value nets make of each part of G: the worst of them, but of the epistemic part their average. They differ
+    most where least is known, and to be pessimistic there is the opposite of curiosity.
+
+    :param efe: shape (n_critics, batch, n_parts, ...)
+    :return: shape (batch, n_parts, ...)
+    """
+    epistemic = efe[:, :, EPISTEMIC : EPISTEMIC + 1].mean(dim=0)
+    return th.cat([pessimistic(efe[:, :, :EPISTEMIC]), epistemic, pessimistic(efe[:, :, EPISTEMIC + 1 :])], dim=1)
+
+
+def judged_efe(efe: th.Tensor, weights: th.Tensor) -> th.Tensor:
+    """
+    What several value nets make of G: the worst of them in all but the epistemic part, of which it is their average.
+
+    :param efe: shape (n_critics, batch, n_parts, ...)
+    :param weights: of the parts, shape (n_parts,)
+    :return: shape (batch, ...)
+    """
+    weighted = efe * weights.reshape(-1, *[1] * (efe.dim() - 3))
+    epistemic = weighted[:, :, EPISTEMIC : EPISTEMIC + 1].sum(dim=2)
+    others = weighted[:, :, :EPISTEMIC].sum(dim=2) + weighted[:, :, EPISTEMIC + 1 :].sum(dim=2)
+    return pessimistic(others) + epistemic.mean(dim=0)
+
+
 def policy_expectation(log_prob: th.Tensor, efe: th.Tensor) -> th.Tensor:
     """
     ``sum_i sum_a Q_i(a|s) G_i(s,a)``: the EFE of following the policy, whose independent choices i each cost G_i.

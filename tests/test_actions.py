@@ -328,15 +328,15 @@ def test_the_divergence_is_least_where_the_policy_is_the_softmax_of_g():
 
 def test_the_divergence_takes_the_worst_value_net_of_the_weighted_sum():
     class Fixed(nn.Module):
-        """Two value nets of two parts: sums of 1 + 2 * 5 and 4 + 2 * 0."""
+        """Two value nets of three parts: sums of 1 + 2 * 5 and 4 + 2 * 0, and of the epistemic part 6 and 0, 3 on average."""
 
         def forward(self, inputs):
-            return th.tensor([[[1.0, 5.0]], [[4.0, 0.0]]])
+            return th.tensor([[[1.0, 6.0, 5.0]], [[4.0, 0.0, 0.0]]])
 
     habit = GaussianHabit(th.zeros(1, 1), th.zeros(1, 1))
     efe = GaussianEFE(Fixed(), th.zeros(1, 2))
-    close(habit.divergence(efe, th.tensor([1.0, 2.0]), 3 * ONE), habit.log_prob + 33.0)
-    close(habit.expected_efe(efe), [[4.0, 5.0]])
+    close(habit.divergence(efe, th.tensor([1.0, 0.5, 2.0]), 3 * ONE), habit.log_prob + 3 * (11.0 + 1.5))
+    close(habit.expected_efe(efe), [[4.0, 3.0, 5.0]])
 
 
 def test_divergence_of_a_box_teaches_the_policy_alone():

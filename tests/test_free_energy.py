@@ -139,6 +139,27 @@ def test_pessimistic_is_the_higher_cost():
     close(fe.pessimistic(th.tensor([[1.0, -2.0], [0.0, 5.0]])), [1.0, 5.0])
 
 
+PARTS = th.tensor([[[1.0, 2.0, 0.0]], [[3.0, -6.0, -1.0]]])
+"""Two value nets of three parts at one state: extrinsic, epistemic, prediction error."""
+
+
+def test_judged_parts_are_the_higher_costs_and_the_average_of_the_epistemic_one():
+    close(fe.judged_parts(PARTS), [[3.0, -2.0, 0.0]])
+    # With actions, and of one net, and without the last part, and of one part
+    close(fe.judged_parts(PARTS.reshape(2, 1, 3, 1, 1)), [[[[3.0]], [[-2.0]], [[0.0]]]])
+    close(fe.judged_parts(PARTS[1:]), [[3.0, -6.0, -1.0]])
+    close(fe.judged_parts(PARTS[:, :, :2]), [[3.0, -2.0]])
+    close(fe.judged_parts(PARTS[:, :, :1]), [[3.0]])
+
+
+def test_judged_efe_takes_the_worse_net_in_all_but_the_epistemic_part():
+    # 1 + 4 * 0 and 3 - 4 * 1, of which the first is the worse; and half of the mean of 2 and -6
+    weights = th.tensor([1.0, 0.5, 4.0])
+    close(fe.judged_efe(PARTS, weights), [1.0 - 1.0])
+    close(fe.judged_efe(PARTS.reshape(2, 1, 3, 1, 1), weights), [[[0.0]]])
+    close(fe.judged_efe(PARTS[:, :, :1], weights[:1]), [3.0])
+
+
 def test_policy_expectation():
     log_prob = th.tensor([[[0.25, 0.75]]]).log()
     # Two parts of G

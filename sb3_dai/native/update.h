@@ -122,16 +122,20 @@ void log_softmax(const float* logits, int64_t size, float* out) {
 
 float higher(float one, float other) { return one > other || std::isnan(one) ? one : other; }
 
-// G of one part under the policy, option by option the worst of the value nets, and the policy's entropy after that
+// judged_parts of G under the policy, and the policy's entropy after them
 void expected_efe(const Update& u, const float* log_prob, const float* table, int64_t b, int64_t n_rows, float* efe) {
   const int64_t width = N_HEADS * u.n_actions, n_critics = u.value.n_members;
   std::fill_n(efe, N_HEADS + 1, 0.0f);
   for (int64_t a = 0; a < u.n_actions; a++) {
     const float prob = std::exp(log_prob[a]);
     for (int64_t part = 0; part < N_HEADS; part++) {
-      float worst = table[b * width + part * u.n_actions + a];
-      for (int64_t k = 1; k < n_critics; k++) worst = higher(table[(k * n_rows + b) * width + part * u.n_actions + a], worst);
-      efe[part] += prob * worst;
+      const float* first = table + b * width + part * u.n_actions + a;
+      float judged = *first;
+      for (int64_t k = 1; k < n_critics; k++) {
+        const float other = first[k * n_rows * width];
+        judged = part == EPISTEMIC ? judged + other : higher(other, judged);
+      }
+      efe[part] += prob * (part == EPISTEMIC ? judged / n_critics : judged);
     }
     efe[N_HEADS] -= prob * log_prob[a];
   }
@@ -318,7 +322,7 @@ int step(const Update& u) {
       }
   *u.to_value_loss = value_loss / batch;
 
-  // The policy: policy_divergence from the posterior under the worst of the value nets
+  // The policy: policy_divergence from the posterior under judged_efe
   float *log_prob = space(batch * n_actions), *of_logits = space(batch * n_actions), posterior[64];
   std::vector<float> many(n_actions > 64 ? n_actions : 0);
   float* log_target = n_actions > 64 ? many.data() : posterior;
@@ -330,14 +334,16 @@ int step(const Update& u) {
     float *row = log_prob + b * n_actions, divergence = 0.0f;
     log_softmax(row, n_actions, row);
     for (int64_t a = 0; a < n_actions; a++) {
-      float worst = 0.0f;
+      float worst = 0.0f, epistemic = 0.0f;
       for (int64_t k = 0; k < n_critics; k++) {
         const float* parts = efe + (k * batch + b) * width + a;
-        float total = 0.0f;
-        for (int64_t part = 0; part < N_HEADS; part++) total += parts[part * n_actions] * u.head_weights[part];
-        worst = k ? higher(total, worst) : total;
+        float others = 0.0f;
+        for (int64_t part = 0; part < N_HEADS; part++)
+          (part == EPISTEMIC ? epistemic : others) += parts[part * n_actions] * u.head_weights[part];
+        worst = k ? higher(others, worst) : others;
       }
-      log_target[a] = (u.log_prior ? u.log_prior[b * n_actions + a] : 0.0f) - precision * worst;
+      const float judged = worst + epistemic / n_critics;
+      log_target[a] = (u.log_prior ? u.log_prior[b * n_actions + a] : 0.0f) - precision * judged;
     }
     log_softmax(log_target, n_actions, log_target);
     for (int64_t a = 0; a < n_actions; a++) {
