@@ -46,8 +46,8 @@ SelfDAI = TypeVar("SelfDAI", bound="DAI")
 LEARNING_RATE = LinearSchedule(2e-3, 2e-4, 1.0)
 """Fast at first, and a tenth of that by the end, so that the final checkpoint is not one of an oscillation."""
 
-EPISTEMIC_WEIGHT = LinearSchedule(0.6, 0.0, 1.0)
-"""Curious at first, and for the extrinsic value alone by the end."""
+EPISTEMIC_WEIGHT = LinearSchedule(0.6, 0.0, 0.75)
+"""Curious at first, and for the extrinsic value alone in the last quarter."""
 
 
 class DAI(CrashSafeSaving):
@@ -114,8 +114,9 @@ class DAI(CrashSafeSaving):
     :param preference_weight: weight of the extrinsic term
     :param epistemic_weight: weight of the epistemic term, it can be a function of the current progress remaining (from 1
         to 0), or "auto" to raise it while the policy gains less information than a slow copy of it would. By default it
-        falls linearly from 0.6 to 0. The information gain is in units of the highest running mean it had, so that it
-        fades as the world model learns. Its value goes on after the end of an episode, with the average of all states.
+        falls linearly from 0.6 to 0 at three quarters of training. The information gain is in units of the highest running
+        mean it had, so that it fades as the world model learns. Its value goes on after the end of an episode, with the
+        average of all states.
     :param epistemic_gamma: the discount factor of the epistemic term
     :param prediction_error_weight: weight of the prediction error: positive avoids surprise, negative seeks it
     :param bootstrap_entropy: share of the policy's entropy in the extrinsic target: 1 is a soft value, 0 a plain one.
