@@ -272,6 +272,14 @@ def test_target_net_follows_each_gradient_step_by_default():
         th.testing.assert_close(target, 0.75 * old + 0.25 * new)
 
 
+def test_by_default_curiosity_and_randomness_have_fallen_before_the_end():
+    """What the scores of the README were measured with."""
+    model = DAI("MlpPolicy", Chain(), policy_kwargs=SMALL, device="cpu")
+    schedules = model.epistemic_weight, model.entropy_schedule
+    weights, entropies = [[schedule(remaining) for remaining in (1.0, 0.625, 0.25, 0.0)] for schedule in schedules]
+    assert weights == pytest.approx([0.6, 0.3, 0.0, 0.0]) and entropies == pytest.approx([0.7, 0.4, 0.3, 0.3])
+
+
 @pytest.mark.parametrize("make_env", [Chain, Slope], ids=["discrete", "box"])
 def test_targets_are_those_of_the_target_net(make_env):
     model = DAI("MlpPolicy", make_env(), seed=0, precision=2.0, policy_kwargs=SMALL, device="cpu").learn(60)
