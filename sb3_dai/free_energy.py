@@ -18,6 +18,11 @@ LOG_2_PI = math.log(2.0 * math.pi)
 RESOLUTION = 0.1
 """Standard deviation, in units of the typical change, with which an outcome is told from another."""
 
+VALUE_HEADS = ("extrinsic", "epistemic", "prediction_error")
+"""The parts of the EFE, each with its own head in the value net. Their weighted sum is G."""
+
+EPISTEMIC = VALUE_HEADS.index("epistemic")
+
 
 def gaussian_nll(mean: th.Tensor, log_var: th.Tensor, target: th.Tensor) -> th.Tensor:
     """
@@ -181,14 +186,10 @@ def pessimistic(efe: th.Tensor) -> th.Tensor:
     return efe.max(dim=0).values
 
 
-EPISTEMIC = 1
-"""Place of the epistemic part among those of G."""
-
-
 def judged_parts(efe: th.Tensor) -> th.Tensor:
     """
-    What several value nets make of each part of G: the worst of them, but of the epistemic part their average. They differ
-    most where least is known, and to be pessimistic there is the opposite of curiosity.
+    What several value nets make of each part of G: the worst of them (:func:`pessimistic`), but of the epistemic part their
+    average. They differ most where least is known, and to be pessimistic there is the opposite of curiosity.
 
     :param efe: shape (n_critics, batch, n_parts, ...)
     :return: shape (batch, n_parts, ...)
@@ -199,7 +200,8 @@ def judged_parts(efe: th.Tensor) -> th.Tensor:
 
 def judged_efe(efe: th.Tensor, weights: th.Tensor) -> th.Tensor:
     """
-    What several value nets make of G: the worst of them in all but the epistemic part, of which it is their average.
+    What several value nets make of G: the worst of them in the sum of all parts but the epistemic one, and their average in
+    that. Where only one part has a weight it is that of :func:`judged_parts`.
 
     :param efe: shape (n_critics, batch, n_parts, ...)
     :param weights: of the parts, shape (n_parts,)

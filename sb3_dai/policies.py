@@ -12,13 +12,11 @@ from torch import nn
 
 from sb3_dai.actions import Habit, action_model
 from sb3_dai.checks import MIN_PRECISION, check_choice, check_number
+from sb3_dai.free_energy import VALUE_HEADS
 from sb3_dai.networks import EnsembleMLP, RunningMean, RunningNorm, RunningPeak, SmallCNN, heeds_mode
 from sb3_dai.packing import unpack
 from sb3_dai.saving import CrashSafePolicy
 from sb3_dai.transitions import DirichletTransitions, Prediction, transition_model
-
-VALUE_HEADS = ("extrinsic", "epistemic", "prediction_error")
-"""The parts of the EFE, each with its own head in the value net. Their weighted sum is G."""
 
 NET_NAMES = ("transition", "policy", "value")
 
