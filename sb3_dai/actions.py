@@ -70,9 +70,10 @@ class CategoricalEFE:
     :param table: shape (n_critics, batch, n_parts, n_choices, n_options)
     :param possible: which options exist, shape (n_choices, n_options)
     :param even: whether all do, which saves the masks
+    :param pessimism: share of the worst value net in what all of them make of it (:func:`free_energy.pessimistic`)
     """
 
-    def __init__(self, table: th.Tensor, possible: th.Tensor, even: bool = False) -> None:
+    def __init__(self, table: th.Tensor, possible: th.Tensor, even: bool = False, pessimism: th.Tensor | float = 1.0) -> None:
         if table.shape[-2] > 1:
             # A constant may move from one choice to another without a change of G. Where it sits must not matter to the
             # comparison of value nets option by option: let each choice have the same mean.
@@ -81,6 +82,7 @@ class CategoricalEFE:
         self.table = table
         self.possible = possible
         self.even = even
+        self.pessimism = pessimism
 
     def __call__(self, actions: th.Tensor) -> th.Tensor:
         """
@@ -95,7 +97,7 @@ class CategoricalEFE:
         :param weights: of the parts in G, shape (n_parts,)
         :return: what the value nets make of G, option by option, without a gradient, shape (batch, n_choices, n_options)
         """
-        total = fe.judged_efe(self.table.detach(), weights)
+        total = fe.judged_efe(self.table.detach(), weights, self.pessimism)
         return total if self.even else total.masked_fill(~self.possible, NEVER)
 
 
@@ -120,7 +122,7 @@ class CategoricalHabit:
         :param efe: at the same states
         :return: what the value nets make of each part, option by option, under the policy, shape (batch, n_parts)
         """
-        return fe.policy_expectation(self.log_prob, fe.judged_parts(efe.table))
+        return fe.policy_expectation(self.log_prob, fe.judged_parts(efe.table, efe.pessimism))
 
     def divergence(
         self, efe: CategoricalEFE, weights: th.Tensor, precision: th.Tensor, log_prior: th.Tensor | float = 0.0
@@ -141,12 +143,13 @@ class GaussianEFE:
 
     :param net: the value net
     :param features: features of s, shape (batch, features_dim)
-    :param n_parts: number of parts of G
+    :param pessimism: share of the worst value net in what all of them make of it (:func:`free_energy.pessimistic`)
     """
 
-    def __init__(self, net: EnsembleMLP, features: th.Tensor) -> None:
+    def __init__(self, net: EnsembleMLP, features: th.Tensor, pessimism: th.Tensor | float = 1.0) -> None:
         self.net = net
         self.features = features
+        self.pessimism = pessimism
 
     def __call__(self, actions: th.Tensor) -> th.Tensor:
         """
@@ -180,7 +183,7 @@ class GaussianHabit:
         :param efe: at the same states
         :return: what the value nets make of each part at the sample, shape (batch, n_parts)
         """
-        return fe.judged_parts(efe(self.actions))
+        return fe.judged_parts(efe(self.actions), efe.pessimism)
 
     def divergence(
         self, efe: GaussianEFE, weights: th.Tensor, precision: th.Tensor, log_prior: th.Tensor | float = 0.0
@@ -196,7 +199,7 @@ class GaussianHabit:
         """
         with frozen(efe.net):
             parts = GaussianEFE(efe.net, efe.features.detach())(self.actions)
-        total = fe.judged_efe(parts, weights).unsqueeze(1)
+        total = fe.judged_efe(parts, weights, efe.pessimism).unsqueeze(1)
         return fe.sampled_divergence(self.log_prob, total, precision, log_prior)
 
 
@@ -260,7 +263,14 @@ class CategoricalActions(nn.Module):
         """
         return CategoricalHabit(F.log_softmax(self._logits(outputs), dim=-1))
 
-    def efe(self, net: EnsembleMLP, features: th.Tensor, n_parts: int, known: th.Tensor | float = 0.0) -> CategoricalEFE:
+    def efe(
+        self,
+        net: EnsembleMLP,
+        features: th.Tensor,
+        n_parts: int,
+        known: th.Tensor | float = 0.0,
+        pessimism: th.Tensor | float = 1.0,
+    ) -> CategoricalEFE:
         """
         :param net: the value net
         :param features: features of s, shape (batch, features_dim)
@@ -268,7 +278,8 @@ class CategoricalActions(nn.Module):
         :param known: what need not be learned of G, shape (batch, n_parts, n_choices, n_options)
         :return: G(s,.)
         """
-        return CategoricalEFE(net(features).unflatten(-1, (n_parts, *self.shape)) + known, self.possible, self.even)
+        table = net(features).unflatten(-1, (n_parts, *self.shape)) + known
+        return CategoricalEFE(table, self.possible, self.even, pessimism)
 
     def act(self, outputs: th.Tensor, deterministic: bool, action_precision: float = 1.0) -> th.Tensor:
         """
@@ -289,7 +300,7 @@ class CategoricalActions(nn.Module):
         :param efe: at the same states
         :return: indices of the lowest first part of the EFE, shape (batch, n_choices)
         """
-        extrinsic = fe.pessimistic(efe.table[:, :, 0])
+        extrinsic = fe.pessimistic(efe.table[:, :, 0], efe.pessimism)
         return extrinsic.masked_fill(~self.possible, NEVER).argmin(dim=-1)
 
 
@@ -330,7 +341,14 @@ class GaussianActions(nn.Module):
         mean, log_std = outputs.chunk(2, dim=-1)
         return mean, log_std.clamp(MIN_LOG_STD, MAX_LOG_STD)
 
-    def efe(self, net: EnsembleMLP, features: th.Tensor, n_parts: int, known: th.Tensor | float = 0.0) -> GaussianEFE:
+    def efe(
+        self,
+        net: EnsembleMLP,
+        features: th.Tensor,
+        n_parts: int,
+        known: th.Tensor | float = 0.0,
+        pessimism: th.Tensor | float = 1.0,
+    ) -> GaussianEFE:
         """
         :param net: the value net
         :param features: features of s, shape (batch, features_dim)
@@ -338,7 +356,7 @@ class GaussianActions(nn.Module):
         :param known: nothing
         :return: G(s,.)
         """
-        return GaussianEFE(net, features)
+        return GaussianEFE(net, features, pessimism)
 
     def act(self, outputs: th.Tensor, deterministic: bool, action_precision: float = 1.0) -> th.Tensor:
         """
@@ -362,7 +380,8 @@ class GaussianActions(nn.Module):
         """
         candidates = th.cat([self.act(outputs, True), self.act(outputs.repeat(n_samples, 1), False)])
         features = efe.features.repeat(n_samples + 1, 1)
-        extrinsic = fe.pessimistic(GaussianEFE(efe.net, features)(candidates))[:, 0].reshape(n_samples + 1, -1)
+        parts = GaussianEFE(efe.net, features)(candidates)
+        extrinsic = fe.pessimistic(parts[:, :, 0], efe.pessimism).reshape(n_samples + 1, -1)
         return candidates.reshape(n_samples + 1, *outputs.shape[:1], -1)[extrinsic.argmin(dim=0), th.arange(len(outputs))]
 
 

@@ -49,36 +49,38 @@ def check_choice(name: str, value: Any, *choices: str) -> None:
         raise ValueError(f"{name}={value!r}: choose " + " or ".join(f'"{choice}"' for choice in choices))
 
 
-def value_at(progress_remaining: float, name: str, value: Any, low: float) -> float:
+def value_at(progress_remaining: float, name: str, value: Any, low: float, high: float = math.inf) -> float:
     """
     :param progress_remaining: from 1 at the beginning to 0 at the end of training
     :param name: the argument
     :param value: what it got: a number, or a schedule, which is a function of the progress remaining
     :param low: smallest allowed value
+    :param high: largest allowed value
     :return: its value now
-    :raises ValueError: if that is not a finite number of at least ``low``
+    :raises ValueError: if that is not a finite number between them
     """
     if not callable(value):
-        check_number(name, value, low)
+        check_number(name, value, low, high)
         return float(value)
     where = f"{name}={value!r} at progress_remaining={progress_remaining:g}"
     try:
         scheduled = float(value(progress_remaining))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} fails ({error}): give a function from one number to one number") from error
-    check_number(f"{where}: value", scheduled, low)
+    check_number(f"{where}: value", scheduled, low, high)
     return scheduled
 
 
-def check_schedule(name: str, value: Any, low: float) -> None:
+def check_schedule(name: str, value: Any, low: float, high: float = math.inf) -> None:
     """
     :param name: the argument
     :param value: what it got
     :param low: smallest allowed value
-    :raises ValueError: if it is no number of at least ``low`` and no schedule that has such at both ends and half-way
+    :param high: largest allowed value
+    :raises ValueError: if it is no number between them and no schedule that has such at both ends and half-way
     """
     for progress_remaining in (1.0, 0.5, 0.0):
-        value_at(progress_remaining, name, value, low)
+        value_at(progress_remaining, name, value, low, high)
 
 
 def check_arguments(model: "DAI") -> None:
@@ -102,6 +104,8 @@ def check_arguments(model: "DAI") -> None:
     if model.epistemic_weight != "auto":
         check_schedule('epistemic_weight (or a schedule or "auto")', model.epistemic_weight, low=0)
     check_number("prediction_error_weight", model.prediction_error_weight, low=-math.inf)
+    if model.pessimism is not None:
+        check_schedule("pessimism (or a schedule or None)", model.pessimism, low=0, high=1)
     check_schedule("learning_rate", model.learning_rate, low=0)
     if model.precision != "auto":
         check_schedule('precision (or a schedule or "auto")', model.precision, low=MIN_PRECISION)

@@ -49,6 +49,9 @@ LEARNING_RATE = LinearSchedule(2e-3, 2e-4, 1.0)
 EPISTEMIC_WEIGHT = LinearSchedule(0.6, 0.0, 0.75)
 """Curious at first, and for the extrinsic value alone in the last quarter."""
 
+PESSIMISM = LinearSchedule(0.0, 1.0, 1.0)
+"""As curiosity goes, caution comes: a way that is little known is to be tried at first, and to be avoided in the end."""
+
 
 class DAI(CrashSafeSaving):
     """
@@ -119,6 +122,10 @@ class DAI(CrashSafeSaving):
         average of all states.
     :param epistemic_gamma: the discount factor of the epistemic term
     :param prediction_error_weight: weight of the prediction error: positive avoids surprise, negative seeks it
+    :param pessimism: share of the worst of the value nets, the rest being that of their average, in what they make of the
+        extrinsic value and the prediction error. It can be a function of the current progress remaining (from 1 to 0). By
+        default it rises linearly from 0 to 1 over training, and is 1 for ``Box`` actions. The epistemic value is their
+        average.
     :param bootstrap_entropy: share of the policy's entropy in the extrinsic target: 1 is a soft value, 0 a plain one.
         A soft value pays for lasting, which suits tasks that do so too.
     :param max_grad_norm: The maximum value for the gradient clipping, ``None`` for no clipping
@@ -171,12 +178,13 @@ class DAI(CrashSafeSaving):
         habit_prior: HabitPrior = None,
         exploration_fraction: float = 0.5,
         exploration_initial_entropy: float = 0.7,
-        exploration_final_entropy: float = 0.3,
+        exploration_final_entropy: float = 0.2,
         preference: Preference | None = None,
         preference_weight: float = 1.0,
         epistemic_weight: float | str | Schedule = EPISTEMIC_WEIGHT,
         epistemic_gamma: float = 0.99,
         prediction_error_weight: float = 0.0,
+        pessimism: float | Schedule | None = None,
         bootstrap_entropy: float = 0.0,
         max_grad_norm: float | None = 10,
         compile: bool = False,
@@ -237,6 +245,7 @@ class DAI(CrashSafeSaving):
         self.epistemic_weight = epistemic_weight
         self.epistemic_gamma = epistemic_gamma
         self.prediction_error_weight = prediction_error_weight
+        self.pessimism = pessimism
         self.bootstrap_entropy = bootstrap_entropy
         self.max_grad_norm = max_grad_norm
         self.compile = compile
@@ -328,6 +337,7 @@ class DAI(CrashSafeSaving):
         target_entropy = th.tensor(self._target_entropy(), device=self.device)
         head_weights = self._head_weights()
         policy.head_weights.copy_(head_weights)
+        policy.pessimism.fill_(self._pessimism())
         transition_delay = self._transition_delay()
         assert self.replay_buffer is not None
 
@@ -439,6 +449,16 @@ class DAI(CrashSafeSaving):
         if isinstance(self.precision, str):
             return self.precision
         return value_at(self._current_progress_remaining, "precision", self.precision, MIN_PRECISION)
+
+    def _pessimism(self) -> float:
+        """
+        :return: share of the worst value net at present
+        """
+        pessimism = self.pessimism
+        if pessimism is None:
+            # The policy of Box actions goes where a net's gradient leads, and so to its errors
+            pessimism = 1.0 if isinstance(self.policy.action_model, GaussianActions) else PESSIMISM
+        return value_at(self._current_progress_remaining, "pessimism", pessimism, 0.0, 1.0)
 
     def _log_habit_prior(self, observations: PyTorchObs) -> th.Tensor | float:
         """

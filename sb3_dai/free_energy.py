@@ -175,42 +175,47 @@ def dirichlet_variance(counts: th.Tensor) -> th.Tensor:
     return (mean * (1.0 - mean)).sum(dim=-1, keepdim=True) / (total + 1.0)
 
 
-def pessimistic(efe: th.Tensor) -> th.Tensor:
+def pessimistic(efe: th.Tensor, pessimism: th.Tensor | float = 1.0) -> th.Tensor:
     """
-    The worse of several estimates of a cost: the maximum over value nets. It is clipped double Q-learning
-    (Fujimoto et al. 2018, arXiv:1802.09477, eq. 10) with ``G = -Q``.
+    What several estimates of a cost come to: between their average and the worst of them, which is the maximum over value
+    nets. With ``pessimism = 1`` it is clipped double Q-learning (Fujimoto et al. 2018, arXiv:1802.09477, eq. 10) with
+    ``G = -Q``.
 
     :param efe: shape (n_critics, ...)
+    :param pessimism: share of the worst, the rest being the average's, a number or shape ()
     :return: shape (...)
     """
-    return efe.max(dim=0).values
+    return th.lerp(efe.mean(dim=0), efe.max(dim=0).values, pessimism)
 
 
-def judged_parts(efe: th.Tensor) -> th.Tensor:
+def judged_parts(efe: th.Tensor, pessimism: th.Tensor | float = 1.0) -> th.Tensor:
     """
-    What several value nets make of each part of G: the worst of them (:func:`pessimistic`), but of the epistemic part their
-    average. They differ most where least is known, and to be pessimistic there is the opposite of curiosity.
+    What several value nets make of each part of G: :func:`pessimistic`, but of the epistemic part their average. They differ
+    most where least is known, and to be pessimistic there is the opposite of curiosity.
 
     :param efe: shape (n_critics, batch, n_parts, ...)
+    :param pessimism: share of the worst in the other parts, a number or shape ()
     :return: shape (batch, n_parts, ...)
     """
     epistemic = efe[:, :, EPISTEMIC : EPISTEMIC + 1].mean(dim=0)
-    return th.cat([pessimistic(efe[:, :, :EPISTEMIC]), epistemic, pessimistic(efe[:, :, EPISTEMIC + 1 :])], dim=1)
+    before, after = efe[:, :, :EPISTEMIC], efe[:, :, EPISTEMIC + 1 :]
+    return th.cat([pessimistic(before, pessimism), epistemic, pessimistic(after, pessimism)], dim=1)
 
 
-def judged_efe(efe: th.Tensor, weights: th.Tensor) -> th.Tensor:
+def judged_efe(efe: th.Tensor, weights: th.Tensor, pessimism: th.Tensor | float = 1.0) -> th.Tensor:
     """
-    What several value nets make of G: the worst of them in the sum of all parts but the epistemic one, and their average in
+    What several value nets make of G: :func:`pessimistic` in the sum of all parts but the epistemic one, and their average in
     that. Where only one part has a weight it is that of :func:`judged_parts`.
 
     :param efe: shape (n_critics, batch, n_parts, ...)
     :param weights: of the parts, shape (n_parts,)
+    :param pessimism: share of the worst in the other parts, a number or shape ()
     :return: shape (batch, ...)
     """
     weighted = efe * weights.reshape(-1, *[1] * (efe.dim() - 3))
     epistemic = weighted[:, :, EPISTEMIC : EPISTEMIC + 1].sum(dim=2)
     others = weighted[:, :, :EPISTEMIC].sum(dim=2) + weighted[:, :, EPISTEMIC + 1 :].sum(dim=2)
-    return pessimistic(others) + epistemic.mean(dim=0)
+    return pessimistic(others, pessimism) + epistemic.mean(dim=0)
 
 
 def policy_expectation(log_prob: th.Tensor, efe: th.Tensor) -> th.Tensor:

@@ -71,7 +71,8 @@ class Update(ctypes.Structure):
         *named(INT, "n_target n_average"),
         *named(INT, "batch n_features n_actions"),
         *named(INT, "normalizes precision_learns transitions_learn nets_learn"),
-        *named(FLOAT, "gamma epistemic_gamma tau max_norm preference_weight bootstrap_entropy surprise_sign resolution eps"),
+        *named(FLOAT, "gamma epistemic_gamma tau max_norm preference_weight bootstrap_entropy"),
+        *named(FLOAT, "pessimism surprise_sign resolution eps"),
         *named(DOUBLE, "beta1 beta2 adam_eps learning_rate"),
         *named(FLOAT, "averaging_rate target_entropy"),
         *named(PLACE, "head_weights log_prior"),
@@ -262,6 +263,7 @@ class Plan:
         update.tau = model.tau if model.target_update_interval is None else 0.0
         update.max_norm = float("inf") if model.max_grad_norm is None else model.max_grad_norm
         update.preference_weight, update.bootstrap_entropy = model.preference_weight, model.bootstrap_entropy
+        update.pessimism = model.policy.pessimism.item()
         update.surprise_sign = 1.0 if model.prediction_error_weight >= 0.0 else -1.0
         update.learning_rate = packed.optimizer.param_groups[0]["lr"]
         update.averaging_rate, update.target_entropy = inputs.averaging_rate.item(), inputs.target_entropy.item()

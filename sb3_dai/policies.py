@@ -70,6 +70,7 @@ class DAIPolicy(CrashSafePolicy):
 
     optimizer: th.optim.Optimizer
     head_weights: th.Tensor
+    pessimism: th.Tensor
     n_moves = 0
     """How often all tensors were moved or converted: who keeps some of them has to look them up again."""
 
@@ -218,6 +219,8 @@ class DAIPolicy(CrashSafePolicy):
         self.mean_epistemic_efe = RunningMean()
         # Weights of the value net's heads in G at present
         self.register_buffer("head_weights", th.tensor([1.0, 0.0, 0.0]))
+        # Share of the worst value net in what all of them make of G, at present
+        self.register_buffer("pessimism", th.ones(()))
         self.log_precision = nn.Parameter(th.zeros(1))
         self.log_epistemic_weight = nn.Parameter(th.zeros(1))
         # For an automatic weight of the epistemic value, which compares the policy with a slow copy of it
@@ -413,7 +416,7 @@ class DAIPolicy(CrashSafePolicy):
         :return: G(s,.)
         """
         net = self.value_net_target if target else self.value_net
-        return self.action_model.efe(net, features, len(VALUE_HEADS), self._known_efe(features))
+        return self.action_model.efe(net, features, len(VALUE_HEADS), self._known_efe(features), self.pessimism)
 
     @th.no_grad()
     def _known_efe(self, features: th.Tensor) -> th.Tensor | float:

@@ -41,6 +41,16 @@ def test_greedy_actions_are_the_best_by_the_extrinsic_value(tmp_path, action_spa
     np.testing.assert_array_equal(policy.predict(obs, deterministic=True)[0], habit)
 
 
+@pytest.mark.parametrize(("pessimism", "expected"), [(1.0, 1), (0.0, 0)])
+def test_greedy_actions_heed_the_worst_value_net_as_far_as_pessimism_goes(pessimism, expected):
+    model = make(SampledEnv(), policy_kwargs=dict(net_arch=[16], greedy="extrinsic"), pessimism=pessimism, seed=0).learn(60)
+    net = model.policy.value_net
+    net.layers[-1].weight.data.zero_()
+    # The first action costs 0 and 4, 2 on average, the second 3 by both
+    net.layers[-1].bias.data[:] = th.tensor([[0.0, 3.0, 9.0], [4.0, 3.0, 9.0]]).repeat(1, 3).reshape_as(net.layers[-1].bias)
+    assert set(model.predict(np.zeros((4, 3), np.float32), deterministic=True)[0]) == {expected}
+
+
 def test_greedy_boxes_are_the_best_of_their_candidates(monkeypatch, tmp_path):
     space = spaces.Box(-1.0, 1.0, (2,), np.float32)
     policy = make(SampledEnv(action_space=space), policy_kwargs=dict(net_arch=[16], greedy="extrinsic"), seed=0).policy

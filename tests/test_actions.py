@@ -138,6 +138,10 @@ def test_the_worst_value_net_is_taken_option_by_option():
     close(habit.expected_efe(efe), [[0.25 * 1.0 + 0.75 * 4.0]])
     worst = th.tensor([[[1.0, 4.0]]])
     close(habit.divergence(efe, ONE, ONE), fe.policy_divergence(habit.log_prob, worst, 1.0))
+    # Half as far from the averages, 0.5 and 3
+    efe.pessimism = 0.5
+    close(habit.expected_efe(efe), [[0.25 * 0.75 + 0.75 * 3.5]])
+    close(habit.divergence(efe, ONE, ONE), fe.policy_divergence(habit.log_prob, th.tensor([[[0.75, 3.5]]]), 1.0))
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
@@ -337,6 +341,10 @@ def test_the_divergence_takes_the_worst_value_net_of_the_weighted_sum():
     efe = GaussianEFE(Fixed(), th.zeros(1, 2))
     close(habit.divergence(efe, th.tensor([1.0, 0.5, 2.0]), 3 * ONE), habit.log_prob + 3 * (11.0 + 1.5))
     close(habit.expected_efe(efe), [[4.0, 3.0, 5.0]])
+    # Half as far from the averages, of the sum 7.5, and of the parts 2.5 and 2.5
+    efe.pessimism = 0.5
+    close(habit.divergence(efe, th.tensor([1.0, 0.5, 2.0]), 3 * ONE), habit.log_prob + 3 * (9.25 + 1.5))
+    close(habit.expected_efe(efe), [[3.25, 3.0, 3.75]])
 
 
 def test_divergence_of_a_box_teaches_the_policy_alone():

@@ -1,5 +1,7 @@
 """The algorithm: what it converges to, which way each term pushes, and the notebook's faults kept out."""
 
+import math
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -272,12 +274,17 @@ def test_target_net_follows_each_gradient_step_by_default():
         th.testing.assert_close(target, 0.75 * old + 0.25 * new)
 
 
-def test_by_default_curiosity_and_randomness_have_fallen_before_the_end():
+def test_by_default_curiosity_and_randomness_have_fallen_and_pessimism_has_risen_before_the_end():
     """What the scores of the README were measured with."""
     model = DAI("MlpPolicy", Chain(), policy_kwargs=SMALL, device="cpu")
-    schedules = model.epistemic_weight, model.entropy_schedule
-    weights, entropies = [[schedule(remaining) for remaining in (1.0, 0.625, 0.25, 0.0)] for schedule in schedules]
-    assert weights == pytest.approx([0.6, 0.3, 0.0, 0.0]) and entropies == pytest.approx([0.7, 0.4, 0.3, 0.3])
+    values = []
+    for model._current_progress_remaining in (1.0, 0.625, 0.25, 0.0):
+        values.append((model._head_weights()[1].item(), model._target_entropy() / math.log(2), model._pessimism()))
+    weights, entropies, shares = zip(*values, strict=True)
+    assert weights == pytest.approx([0.6, 0.3, 0.0, 0.0]) and entropies == pytest.approx([0.7, 0.325, 0.2, 0.2])
+    assert shares == pytest.approx([0.0, 0.375, 0.75, 1.0])
+    model = DAI("MlpPolicy", Slope(), policy_kwargs=SMALL, device="cpu")
+    assert model._pessimism() == 1.0
 
 
 @pytest.mark.parametrize("make_env", [Chain, Slope], ids=["discrete", "box"])

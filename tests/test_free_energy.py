@@ -139,6 +139,14 @@ def test_pessimistic_is_the_higher_cost():
     close(fe.pessimistic(th.tensor([[1.0, -2.0], [0.0, 5.0]])), [1.0, 5.0])
 
 
+@pytest.mark.parametrize("share", [0.25, th.tensor(0.25)])
+def test_less_pessimism_is_nearer_to_the_average(share):
+    # Averages of 1 and 2, of which the worst is 2 and 3 away
+    efe = th.tensor([[3.0, 5.0], [0.0, 0.0], [0.0, 1.0]])
+    close(fe.pessimistic(efe, share), [1.0 + 0.5, 2.0 + 0.75])
+    close(fe.pessimistic(efe, 0.0 * share), [1.0, 2.0])
+
+
 PARTS = th.tensor([[[1.0, 2.0, 0.0]], [[3.0, -6.0, -1.0]]])
 """Two value nets of three parts at one state: extrinsic, epistemic, prediction error."""
 
@@ -150,6 +158,8 @@ def test_judged_parts_are_the_higher_costs_and_the_average_of_the_epistemic_one(
     close(fe.judged_parts(PARTS[1:]), [[3.0, -6.0, -1.0]])
     close(fe.judged_parts(PARTS[:, :, :2]), [[3.0, -2.0]])
     close(fe.judged_parts(PARTS[:, :, :1]), [[3.0]])
+    # Averages of 2 and -0.5, each with a quarter of the way to the worst
+    close(fe.judged_parts(PARTS, 0.25), [[2.25, -2.0, -0.375]])
 
 
 def test_judged_efe_takes_the_worse_net_in_all_but_the_epistemic_part():
@@ -158,6 +168,8 @@ def test_judged_efe_takes_the_worse_net_in_all_but_the_epistemic_part():
     close(fe.judged_efe(PARTS, weights), [1.0 - 1.0])
     close(fe.judged_efe(PARTS.reshape(2, 1, 3, 1, 1), weights), [[[0.0]]])
     close(fe.judged_efe(PARTS[:, :, :1], weights[:1]), [3.0])
+    # Half way between 0, the average of 1 and -1, and 1
+    close(fe.judged_efe(PARTS, weights, 0.5), [0.5 - 1.0])
 
 
 def test_policy_expectation():

@@ -35,6 +35,8 @@ SETTINGS = {
     "a schedule of the precision": dict(precision=lambda progress: 1.0 + progress, policy_kwargs=SMALL),
     "seeking surprise": dict(prediction_error_weight=-0.3, preference_weight=2.0, policy_kwargs=SMALL),
     "shunning surprise": dict(prediction_error_weight=0.7, epistemic_weight=0.2, epistemic_gamma=0.8, policy_kwargs=SMALL),
+    "hopeful value nets": dict(pessimism=0.0, policy_kwargs=dict(net_arch=[16], n_critics=3)),
+    "doubtful value nets": dict(pessimism=0.7, prediction_error_weight=0.5, policy_kwargs=SMALL),
     "targets by the step of the environment": dict(target_update_interval=7, tau=1.0, policy_kwargs=SMALL),
     "no clipping": dict(max_grad_norm=None, policy_kwargs=SMALL),
     "much clipping": dict(max_grad_norm=0.1, policy_kwargs=SMALL),

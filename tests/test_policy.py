@@ -224,7 +224,7 @@ def test_code_of_actions_is_no_part_of_what_is_saved(action_space):
     policy = make(SampledEnv(action_space=action_space), buffer_size=10).policy
     assert {name.split(".")[0] for name in policy.state_dict()} == {
         *("features_norm", "transition_model", "novelty_scale", "mean_epistemic_efe"),
-        *("log_precision", "log_epistemic_weight", "head_weights"),
+        *("log_precision", "log_epistemic_weight", "head_weights", "pessimism"),
         *("transition_net", "policy_net", "policy_net_target", "policy_net_average", "value_net", "value_net_target"),
     }
 

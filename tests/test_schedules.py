@@ -21,25 +21,30 @@ def test_value_at():
 
 
 @action_spaces()
-def test_both_schedules_are_read_while_training_goes_on(action_space):
+def test_schedules_are_read_while_training_goes_on(action_space):
     seen = []
     model = make(
         SampledEnv(action_space=action_space),
         precision=LinearSchedule(1.0, 5.0, 1.0),
         epistemic_weight=LinearSchedule(0.8, 0.0, 1.0),
+        pessimism=LinearSchedule(0.5, 0.0, 1.0),
         seed=0,
     )
 
     def note(locals_, globals_):
         if model._n_updates:
-            seen.append((model._current_progress_remaining, model.policy.precision.item(), model._head_weights()[1].item()))
+            policy = model.policy
+            weight = model._head_weights()[1].item()
+            seen.append((model._current_progress_remaining, policy.precision.item(), weight, policy.pessimism.item()))
         return True
 
     model.learn(100, callback=note)
     # The callback comes before the gradient step of the same environment step
-    precisions = [precision for _, precision, _ in seen]
+    precisions = [precision for _, precision, _, _ in seen]
     assert precisions == pytest.approx([1.0 + 4.0 * step / 100 for step in range(51, 51 + len(seen))], rel=1e-5)
-    assert [weight for _, _, weight in seen] == pytest.approx([0.8 * progress for progress, _, _ in seen], rel=1e-5)
+    assert [weight for _, _, weight, _ in seen] == pytest.approx([0.8 * progress for progress, *_ in seen], rel=1e-5)
+    shares = [0.5 * (1.0 - step / 100) for step in range(51, 51 + len(seen))]
+    assert [share for *_, share in seen] == pytest.approx(shares, rel=1e-5)
     assert model.policy.precision.item() == pytest.approx(5.0)
 
 
@@ -68,6 +73,7 @@ BAD = [
     ("precision", lambda progress: None, "progress_remaining=1 fails .*: give a function"),
     ("precision", lambda: 1.0, "progress_remaining=1 fails .*: give a function"),
     ("epistemic_weight", LinearSchedule(0.5, -0.1, 0.9), "progress_remaining=0: value=-0.1: give"),
+    ("pessimism", LinearSchedule(0.5, 1.5, 0.5), "0.5: value=1.5: give a finite number between 0 and 1"),
     ("epistemic_weight", lambda progress: math.inf, "progress_remaining=1: value=inf: give"),
 ]
 

@@ -58,7 +58,7 @@ struct Update {
   int64_t batch, n_features, n_actions;
   int64_t normalizes, precision_learns, transitions_learn, nets_learn;
   // Of the agent
-  float gamma, epistemic_gamma, tau, max_norm, preference_weight, bootstrap_entropy, surprise_sign, resolution, eps;
+  float gamma, epistemic_gamma, tau, max_norm, preference_weight, bootstrap_entropy, pessimism, surprise_sign, resolution, eps;
   double beta1, beta2, adam_eps, learning_rate;
   float averaging_rate, target_entropy;
   const float *head_weights, *log_prior;
@@ -122,6 +122,12 @@ void log_softmax(const float* logits, int64_t size, float* out) {
 
 float higher(float one, float other) { return one > other || std::isnan(one) ? one : other; }
 
+// free_energy.pessimistic
+float pessimistic(const Update& u, float worst, float sum) {
+  const float average = sum / u.value.n_members;
+  return u.pessimism < 0.5f ? average + u.pessimism * (worst - average) : worst - (1.0f - u.pessimism) * (worst - average);
+}
+
 // judged_parts of G under the policy, and the policy's entropy after them
 void expected_efe(const Update& u, const float* log_prob, const float* table, int64_t b, int64_t n_rows, float* efe) {
   const int64_t width = N_HEADS * u.n_actions, n_critics = u.value.n_members;
@@ -130,12 +136,13 @@ void expected_efe(const Update& u, const float* log_prob, const float* table, in
     const float prob = std::exp(log_prob[a]);
     for (int64_t part = 0; part < N_HEADS; part++) {
       const float* first = table + b * width + part * u.n_actions + a;
-      float judged = *first;
+      float worst = *first, sum = *first;
       for (int64_t k = 1; k < n_critics; k++) {
         const float other = first[k * n_rows * width];
-        judged = part == EPISTEMIC ? judged + other : higher(other, judged);
+        worst = higher(other, worst);
+        sum += other;
       }
-      efe[part] += prob * (part == EPISTEMIC ? judged / n_critics : judged);
+      efe[part] += prob * (part == EPISTEMIC ? sum / n_critics : pessimistic(u, worst, sum));
     }
     efe[N_HEADS] -= prob * log_prob[a];
   }
@@ -334,15 +341,16 @@ int step(const Update& u) {
     float *row = log_prob + b * n_actions, divergence = 0.0f;
     log_softmax(row, n_actions, row);
     for (int64_t a = 0; a < n_actions; a++) {
-      float worst = 0.0f, epistemic = 0.0f;
+      float worst = 0.0f, sum = 0.0f, epistemic = 0.0f;
       for (int64_t k = 0; k < n_critics; k++) {
         const float* parts = efe + (k * batch + b) * width + a;
         float others = 0.0f;
         for (int64_t part = 0; part < N_HEADS; part++)
           (part == EPISTEMIC ? epistemic : others) += parts[part * n_actions] * u.head_weights[part];
         worst = k ? higher(others, worst) : others;
+        sum += others;
       }
-      const float judged = worst + epistemic / n_critics;
+      const float judged = pessimistic(u, worst, sum) + epistemic / n_critics;
       log_target[a] = (u.log_prior ? u.log_prior[b * n_actions + a] : 0.0f) - precision * judged;
     }
     log_softmax(log_target, n_actions, log_target);
