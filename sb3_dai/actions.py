@@ -28,6 +28,9 @@ NEVER = 1e9
 class EFE(Protocol):
     """G(s,.) of each value net and part."""
 
+    pessimism: th.Tensor | float
+    """Share of the worst value net in what all of them make of G (:func:`free_energy.pessimistic`)"""
+
     def __call__(self, actions: th.Tensor) -> th.Tensor:
         """
         :param actions: coded actions, shape (batch, code_dim)
@@ -70,10 +73,11 @@ class CategoricalEFE:
     :param table: shape (n_critics, batch, n_parts, n_choices, n_options)
     :param possible: which options exist, shape (n_choices, n_options)
     :param even: whether all do, which saves the masks
-    :param pessimism: share of the worst value net in what all of them make of it (:func:`free_energy.pessimistic`)
     """
 
-    def __init__(self, table: th.Tensor, possible: th.Tensor, even: bool = False, pessimism: th.Tensor | float = 1.0) -> None:
+    pessimism: th.Tensor | float = 1.0
+
+    def __init__(self, table: th.Tensor, possible: th.Tensor, even: bool = False) -> None:
         if table.shape[-2] > 1:
             # A constant may move from one choice to another without a change of G. Where it sits must not matter to the
             # comparison of value nets option by option: let each choice have the same mean.
@@ -82,7 +86,6 @@ class CategoricalEFE:
         self.table = table
         self.possible = possible
         self.even = even
-        self.pessimism = pessimism
 
     def __call__(self, actions: th.Tensor) -> th.Tensor:
         """
@@ -143,13 +146,13 @@ class GaussianEFE:
 
     :param net: the value net
     :param features: features of s, shape (batch, features_dim)
-    :param pessimism: share of the worst value net in what all of them make of it (:func:`free_energy.pessimistic`)
     """
 
-    def __init__(self, net: EnsembleMLP, features: th.Tensor, pessimism: th.Tensor | float = 1.0) -> None:
+    pessimism: th.Tensor | float = 1.0
+
+    def __init__(self, net: EnsembleMLP, features: th.Tensor) -> None:
         self.net = net
         self.features = features
-        self.pessimism = pessimism
 
     def __call__(self, actions: th.Tensor) -> th.Tensor:
         """
@@ -263,14 +266,7 @@ class CategoricalActions(nn.Module):
         """
         return CategoricalHabit(F.log_softmax(self._logits(outputs), dim=-1))
 
-    def efe(
-        self,
-        net: EnsembleMLP,
-        features: th.Tensor,
-        n_parts: int,
-        known: th.Tensor | float = 0.0,
-        pessimism: th.Tensor | float = 1.0,
-    ) -> CategoricalEFE:
+    def efe(self, net: EnsembleMLP, features: th.Tensor, n_parts: int, known: th.Tensor | float = 0.0) -> CategoricalEFE:
         """
         :param net: the value net
         :param features: features of s, shape (batch, features_dim)
@@ -278,8 +274,7 @@ class CategoricalActions(nn.Module):
         :param known: what need not be learned of G, shape (batch, n_parts, n_choices, n_options)
         :return: G(s,.)
         """
-        table = net(features).unflatten(-1, (n_parts, *self.shape)) + known
-        return CategoricalEFE(table, self.possible, self.even, pessimism)
+        return CategoricalEFE(net(features).unflatten(-1, (n_parts, *self.shape)) + known, self.possible, self.even)
 
     def act(self, outputs: th.Tensor, deterministic: bool, action_precision: float = 1.0) -> th.Tensor:
         """
@@ -341,14 +336,7 @@ class GaussianActions(nn.Module):
         mean, log_std = outputs.chunk(2, dim=-1)
         return mean, log_std.clamp(MIN_LOG_STD, MAX_LOG_STD)
 
-    def efe(
-        self,
-        net: EnsembleMLP,
-        features: th.Tensor,
-        n_parts: int,
-        known: th.Tensor | float = 0.0,
-        pessimism: th.Tensor | float = 1.0,
-    ) -> GaussianEFE:
+    def efe(self, net: EnsembleMLP, features: th.Tensor, n_parts: int, known: th.Tensor | float = 0.0) -> GaussianEFE:
         """
         :param net: the value net
         :param features: features of s, shape (batch, features_dim)
@@ -356,7 +344,7 @@ class GaussianActions(nn.Module):
         :param known: nothing
         :return: G(s,.)
         """
-        return GaussianEFE(net, features, pessimism)
+        return GaussianEFE(net, features)
 
     def act(self, outputs: th.Tensor, deterministic: bool, action_precision: float = 1.0) -> th.Tensor:
         """

@@ -416,7 +416,9 @@ class DAIPolicy(CrashSafePolicy):
         :return: G(s,.)
         """
         net = self.value_net_target if target else self.value_net
-        return self.action_model.efe(net, features, len(VALUE_HEADS), self._known_efe(features), self.pessimism)
+        efe = self.action_model.efe(net, features, len(VALUE_HEADS), self._known_efe(features))
+        efe.pessimism = self.pessimism
+        return efe
 
     @th.no_grad()
     def _known_efe(self, features: th.Tensor) -> th.Tensor | float:

@@ -51,6 +51,24 @@ def test_greedy_actions_heed_the_worst_value_net_as_far_as_pessimism_goes(pessim
     assert set(model.predict(np.zeros((4, 3), np.float32), deterministic=True)[0]) == {expected}
 
 
+def test_greedy_boxes_heed_the_worst_value_net_as_far_as_pessimism_goes(monkeypatch):
+    space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    policy = make(SampledEnv(action_space=space), policy_kwargs=dict(net_arch=[16], greedy="extrinsic"), seed=0).policy
+
+    def cost(inputs):
+        action = inputs[:, 3:]
+        return th.stack([3.0 * action.expand(-1, 3), -action.expand(-1, 3)])
+
+    monkeypatch.setattr(policy.value_net, "forward", cost)
+    obs = np.zeros((20, 3), np.float32)
+    chosen = {}
+    for share in (1.0, 0.0):
+        policy.pessimism.fill_(share)
+        chosen[share] = policy.predict(obs, deterministic=True)[0]
+    # The worst of 3 a and -a is lowest at 0, the average, a, at the lowest candidate
+    assert np.abs(chosen[1.0]).max() < 0.3 and chosen[0.0].max() < -0.5
+
+
 def test_greedy_boxes_are_the_best_of_their_candidates(monkeypatch, tmp_path):
     space = spaces.Box(-1.0, 1.0, (2,), np.float32)
     policy = make(SampledEnv(action_space=space), policy_kwargs=dict(net_arch=[16], greedy="extrinsic"), seed=0).policy

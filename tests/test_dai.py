@@ -274,7 +274,7 @@ def test_target_net_follows_each_gradient_step_by_default():
         th.testing.assert_close(target, 0.75 * old + 0.25 * new)
 
 
-def test_by_default_curiosity_and_randomness_have_fallen_and_pessimism_has_risen_before_the_end():
+def test_by_default_curiosity_and_randomness_fall_and_pessimism_rises():
     """What the scores of the README were measured with."""
     model = DAI("MlpPolicy", Chain(), policy_kwargs=SMALL, device="cpu")
     values = []
