@@ -50,7 +50,8 @@ class DAIPolicy(CrashSafePolicy):
     :param novelty: What the epistemic value is about: "information_gain", or the ensemble's "variance" whatever the noise
     :param lookahead: Whether the ensemble is asked for the novelty of every action of a ``Discrete`` space, tried or not, so
         that the value net learns only what comes after. It costs twice a forward pass of the ensemble for each action.
-    :param n_critics: Number of value nets; the bootstrap takes the worst of them, and of the epistemic value their average
+    :param n_critics: Number of value nets; G is that of the worst of them by the share ``pessimism`` and of their average by
+        the rest, its epistemic part that of the average
     :param lr_multipliers: Factors on the learning rate of the nets "transition", "policy", "value" (1 if absent); that of the
         policy is also that of the features extractor and of an automatic precision and epistemic weight
     :param greedy: What ``predict(deterministic=True)`` takes: the most probable action under the "average" of the policy

@@ -6,10 +6,10 @@ after each block goes to a JSON file: the divergence from the true one (nats a p
 next states that are right, the share of the pairs that were tried, and how unevenly.
 
     python scripts/grid_world.py --agents random pymdp --seeds 100-119 --out docs/results/x.json
-    python scripts/grid_world.py --agents random pymdp --world spiral --seeds 100-119 --out docs/results/x.json
+    python scripts/grid_world.py --agents random pymdp --world rooms --seeds 100-119 --out docs/results/x.json
 
 Agents: ``random`` takes each action with the same probability and counts what happens, with pymdp's prior (1 / n_states for
-each next state). ``pymdp`` is the notebook's agent (``pip install -e '.[pymdp]'``). Any other name is an entry of
+each next state). ``pymdp`` is the notebook's agent (``pip install -e '.[zoo,pymdp]'``). Any other name is an entry of
 --config with the hyperparameters of a DAI.
 """
 
@@ -123,7 +123,7 @@ def pymdp_world(world: str) -> Any:
         from jax import numpy as jnp
         from pymdp.envs import PymdpEnv
     except ImportError as error:
-        raise SystemExit(f"--agents pymdp: {error}. Install it with: pip install -e '.[pymdp]'") from error
+        raise SystemExit(f"--agents pymdp: {error}. Install it with: pip install -e '.[zoo,pymdp]'") from error
 
     env = GridWorld(**json.loads(world))
     start = jnp.zeros(env.n_states).at[env.start].set(1.0)
