@@ -244,6 +244,22 @@ def check_finite(what: str, array: Any) -> None:
             )
 
 
+def check_log_prob(preference: Any, log_prob: Any, rewards: th.Tensor) -> None:
+    """
+    :param preference: one that a user may have written
+    :param log_prob: what its ``log_prob`` returned
+    :param rewards: of the same transitions, shape (batch, 1)
+    :raises ValueError: if they are not as many numbers, which torch would expand to the batch or stumble over later
+    """
+    if isinstance(log_prob, th.Tensor) and log_prob.shape == rewards.shape:
+        return
+    found = f"shape {tuple(log_prob.shape)}" if isinstance(log_prob, th.Tensor) else f"a {type(log_prob).__name__}"
+    raise ValueError(
+        f"preference={type(preference).__name__}: log_prob returned {found} for {len(rewards)} transitions. Return a tensor "
+        f"of shape {tuple(rewards.shape)}, such as log_prob.reshape(-1, 1)"
+    )
+
+
 def check_losses(names: Sequence[str], terms: th.Tensor) -> None:
     """
     :param names: of the terms; losses end with "_loss"

@@ -68,7 +68,7 @@ def setting_of(model: "DAI") -> list[Any]:
     rules = (value for group in optimizer.param_groups for name, value in group.items() if name not in ("params", "lr"))
     free = [parameter.requires_grad for parameter in model.learned_parameters]
     a_buffer = policy.features_norm.mean
-    return [a_buffer.device, a_buffer.dtype, len(optimizer.state), *rules, *free]
+    return [a_buffer.device, a_buffer.dtype, sum(map(bool, optimizer.state.values())), *rules, *free]
 
 
 def leaves(value: Any, found: list[Any] | None = None) -> list[Any]:
@@ -213,13 +213,14 @@ class CompiledUpdate:
         name_of = {tensor.data_ptr(): name for name, tensor in tensors_by_name.items()}
         learned = [name_of[parameter.data_ptr()] for parameter in model.learned_parameters]
         free = {name_of[parameter.data_ptr()]: parameter.requires_grad for parameter in model.learned_parameters}
-        buffers = zip(*model.extractor_buffers, strict=True)
-        copied = [(name_of[buffer.data_ptr()], name_of[its_copy.data_ptr()]) for buffer, its_copy in buffers]
+        extractors = model.average_buffers, model.target_buffers
+        names_of = ([[name_of[buffer.data_ptr()] for buffer in buffers] for buffers in pairs] for pairs in extractors)
+        averaged, copied = (list(zip(*pairs, strict=True)) for pairs in names_of)
         packed_names = [[name_of[x.data_ptr()] for x in part.tensors] for part in packed.nets_and_copies] if packed else []
         loose = {name: x for name, x in tensors_by_name.items() if not any(name in names for names in packed_names)}
         n_moves = policy.n_moves
         # Of what dual descent learns, all that has learned
-        dual = {name_of[p.data_ptr()]: p for p in policy.dual_parameters() if packed and p in optimizer.state}
+        dual = {name_of[p.data_ptr()]: p for p in policy.dual_parameters() if packed and optimizer.state.get(p)}
         group_of = {name_of[p.data_ptr()]: i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
         place = {id(tensor): i for i, tensor in enumerate(inputs)}
         names: list[str] = []
@@ -277,9 +278,9 @@ class CompiledUpdate:
                 average.lerp_(nets[packed.first_averaged : packed.n_online], args.averaging_rate * apply)
                 if model.target_update_interval is None:
                     target.lerp_(nets[: packed.n_online], model.tau * apply)
-                    for buffer, its_copy in copied:
-                        now = tensor[its_copy]
-                        now.copy_(th.where(apply, tensor[buffer], now))
+                for buffer, its_copy in averaged + (copied if model.target_update_interval is None else []):
+                    now = tensor[its_copy]
+                    now.copy_(th.where(apply, tensor[buffer], now))
             return (terms,)
 
         flat = [tensor.detach() for tensor in (*state(packed), *inputs)]

@@ -25,6 +25,7 @@ from sb3_dai.checks import (
     SUPPORTED_ACTIONS,
     check_arguments,
     check_finite,
+    check_log_prob,
     check_losses,
     check_spaces,
     value_at,
@@ -201,13 +202,14 @@ class DAI(CrashSafeSaving):
         if use_sde:
             raise ValueError("use_sde=True: gSDE is not supported, leave it out. action_noise adds noise to Box actions")
         env = maybe_make_env(env, verbose)
+        if env is None and _init_setup_model:
+            raise ValueError('env=None: give an environment, or the id of one, such as "CartPole-v1"')
         if env is not None:  # None while a model is loaded
             check_spaces(env.observation_space, env.action_space)
         super().__init__(
             policy,
             env,
-            # SB3 takes no other number of numpy than float64
-            float(learning_rate) if isinstance(learning_rate, np.number) else learning_rate,
+            learning_rate,
             buffer_size,
             learning_starts,
             batch_size,
@@ -239,8 +241,7 @@ class DAI(CrashSafeSaving):
         self.exploration_fraction = exploration_fraction
         self.exploration_initial_entropy = exploration_initial_entropy
         self.exploration_final_entropy = exploration_final_entropy
-        # A copy: it may learn, and the user's must stay as it was
-        self.preference = RewardPreference() if preference is None else copy.deepcopy(preference)
+        self.preference = RewardPreference() if preference is None else preference
         self.preference_weight = preference_weight
         self.epistemic_weight = epistemic_weight
         self.epistemic_gamma = epistemic_gamma
@@ -256,8 +257,11 @@ class DAI(CrashSafeSaving):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        if isinstance(self.learning_rate, np.number):  # SB3 takes no other number of numpy than float64
+            self.learning_rate = float(self.learning_rate)
         check_arguments(self)
         check_preference(self.preference)
+        self.preference = copy.deepcopy(self.preference)  # It may learn, and the user's must stay as it was
         # SB3 overwrites these. A loaded model must find what the user asked for: else its n_steps could not change
         asked = self.replay_buffer_class, self.replay_buffer_kwargs
         self.replay_buffer_kwargs = dict(self.replay_buffer_kwargs)
@@ -285,10 +289,10 @@ class DAI(CrashSafeSaving):
         self.n_moves = policy.n_moves
         self.learned_parameters = [*policy.dual_parameters(), *policy.net_parameters()]
         self.target_pairs, self.average_pairs = policy.target_pairs(), policy.average_pairs()
-        # Such as the statistics of batch norm
+        # Such as the statistics of batch norm, see GH issue #996
         online = [*policy.features_extractor.buffers()]
-        copies = [*policy.features_extractor_target.buffers(), *policy.features_extractor_average.buffers()]
-        self.extractor_buffers = online * 2, copies
+        self.target_buffers = online, [*policy.features_extractor_target.buffers()]
+        self.average_buffers = online, [*policy.features_extractor_average.buffers()]
 
     def _setup_learn(
         self,
@@ -347,6 +351,7 @@ class DAI(CrashSafeSaving):
         rates = th.tensor([averaging_rate(self._n_updates + i) for i in range(1, gradient_steps + 1)], device=self.device)
         for i, (batch, rate) in enumerate(zip(batches, rates.unbind(), strict=True), self._n_updates):
             log_preference = self.preference.log_prob(batch.n_step)
+            check_log_prob(self.preference, log_preference, batch.n_step.rewards)
             log_habit_prior = self._log_habit_prior(batch.one_step.observations)
             learns = i % transition_delay == 0
             inputs = UpdateInputs(batch, log_preference, log_habit_prior, head_weights, target_entropy, rate, learns)
@@ -562,6 +567,8 @@ class DAI(CrashSafeSaving):
         online, average = packed.average_pairs if packed else self.average_pairs
         with th.no_grad():
             th._foreach_lerp_(average, online, [averaging_rate] * len(average))
+            for buffer, copied in zip(*self.average_buffers, strict=True):
+                copied.copy_(buffer)
         if self.target_update_interval is None:
             self._update_target(packed)
 
@@ -581,14 +588,13 @@ class DAI(CrashSafeSaving):
         online, target = packed.target_pairs if packed else self.target_pairs
         with th.no_grad():
             th._foreach_lerp_(target, online, self.tau)
-            # Such as running statistics, see GH issue #996
-            for buffer, copied in zip(*self.extractor_buffers, strict=True):
+            for buffer, copied in zip(*self.target_buffers, strict=True):
                 copied.copy_(buffer)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         super()._update_learning_rate(optimizers)
         for group in self.policy.optimizer.param_groups:
-            group["lr"] *= group["lr_multiplier"]
+            group["lr"] *= group.get("lr_multiplier", 1.0)  # An optimizer of the user's has none
 
     def learn(
         self: SelfDAI,
@@ -609,7 +615,7 @@ class DAI(CrashSafeSaving):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        made_at_setup = ["extractor_buffers", "learned_parameters", "target_pairs", "average_pairs", "n_moves"]
+        made_at_setup = ["learned_parameters", "target_pairs", "average_pairs", "target_buffers", "average_buffers", "n_moves"]
         return [*super()._excluded_save_params(), *made_at_setup, "_compiled_update", "_native_update", "_packing"]
 
     def get_parameters(self) -> dict[str, dict]:

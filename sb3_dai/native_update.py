@@ -78,7 +78,8 @@ class NativeUpdate:
                 self.distrusted = True
                 warnings.warn(
                     f"native/update.h does not do what DAI._update does ({different}), which is taken instead. Has one of its "
-                    "equations been changed? Then change that file too, and install sb3_dai again."
+                    "equations been changed? Then change that file too, and install sb3_dai again. If not, rounding decides "
+                    "here, as it may with observations in the thousands that nothing normalises."
                 )
                 return model._update(inputs)
         names, terms = self.plan.run(inputs)
@@ -126,11 +127,11 @@ def may_step(model: "DAI", packed: PackedNets, inputs: UpdateInputs) -> bool:
     log_precision = policy.log_precision
     numbers = (*batch.n_step[3:], *batch.one_step[3:], batch.one_step.actions, batch.has_successor)
     observations = (samples[i] for samples in (batch.one_step, batch.n_step) for i in (0, 2))
-    return (
+    return bool(
         one_thread(n_rows * max(net.n_weights for net in nets))
         and all(number.numel() == n_rows for number in numbers if isinstance(number, th.Tensor))
         and all(rows.shape == (n_rows, policy.features_norm.mean.shape[0]) for rows in observations)  # type: ignore[union-attr]
-        and (model.precision != "auto" or (log_precision in optimizer.state and log_precision.requires_grad))
+        and (model.precision != "auto" or (optimizer.state.get(log_precision) and log_precision.requires_grad))
         and steps_plainly(optimizer)
         and not any_global_hook()
         and not any(map(has_hooks, modules))

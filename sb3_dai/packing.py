@@ -157,8 +157,12 @@ class PackedNets:
     def learns(self, gradient_of: Collection[int]) -> list[LearnedTogether] | None:
         """
         :param gradient_of: ``id`` of each parameter that learns in a gradient step
-        :return: what learns together of them, or None if of something a part learns, or the last alone
+        :return: what learns together of them, or None if of something a part learns, or the last alone, or something for the
+            first time
         """
+        # An automatic precision that was a number until now has no moments, which the optimizer makes
+        if any(id(parameter) in gradient_of and not self.optimizer.state.get(parameter) for parameter in self.dual):
+            return None
         learned = [together for together in self.learned if id(together.nets.tensors[0]) in gradient_of]
         n_parameters = sum(len(together.nets.tensors) for together in learned)
         n_parameters += sum(id(parameter) in gradient_of for parameter in self.dual)
@@ -228,7 +232,7 @@ class PackedNets:
             is_plain_adam(optimizer)
             and trained.issuperset(map(id, nets))
             and len({(*group["betas"], group["eps"]) for group in optimizer.param_groups}) == 1
-            and all(parameter in optimizer.state for parameter in nets)
+            and all(optimizer.state.get(parameter) for parameter in nets)
             and all(len({float(optimizer.state[parameter]["step"]) for parameter in part}) == 1 for part in together)
             and len({(parameter.dtype, parameter.device) for parameter in nets}) == 1
             and all(parameter.requires_grad and not parameter.is_shared() for parameter in nets)

@@ -164,11 +164,16 @@ class DAIPolicy(CrashSafePolicy):
 
         :param lr_schedule: Learning rate schedule, lr_schedule(1) is the initial learning rate
         """
+        name = self.features_extractor_class.__name__
+        if issubclass(self.features_extractor_class, CombinedExtractor) and not hasattr(self.observation_space, "spaces"):
+            raise ValueError(
+                f"observation_space={self.observation_space}: {name} reads dictionaries of observations alone. Give "
+                '"MlpPolicy" (or "CnnPolicy" for images) instead of "MultiInputPolicy"'
+            )
         try:
             self.features_extractor = self.make_features_extractor()
         # Too small an image for convolutions, or a key of a dictionary that torch does not allow as the name of a module
         except (RuntimeError, KeyError) as error:
-            name = self.features_extractor_class.__name__
             raise ValueError(
                 f"observation_space={self.observation_space}: {name} cannot read it ({error}). Wrap the environment to rename "
                 "its keys or resize its images (to 36x36 at least), or give another features_extractor_class in policy_kwargs."

@@ -1,11 +1,13 @@
 """Batches of transitions that keep one-step pairs for the world model beside n-step returns for the values."""
 
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -13,6 +15,9 @@ Samples = ReplayBufferSamples | DictReplayBufferSamples
 
 MAX_ROWS = 4096
 """Rows that are read from the buffer at once: enough to save most of the overhead, few enough for images."""
+
+UNORDERED = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)
+"""Classes whose rows come in no order. A ``HerReplayBuffer`` puts those of true goals first."""
 
 
 class TransitionBatch(NamedTuple):
@@ -40,11 +45,13 @@ def sample_transitions(
     :raises TypeError: if the buffer hides its one-step pairs
     """
     at_once = max(1, min(n_batches, MAX_ROWS // batch_size))
+    ordered = type(buffer) not in UNORDERED
     for first in range(0, n_batches, at_once):
         n_read = min(at_once, n_batches - first)
         rows = _read(buffer, n_read * batch_size, env)
         for i in range(n_read):
-            index = slice(i * batch_size, (i + 1) * batch_size)
+            # Of rows in an order each batch takes one of so many, and so its part of every kind
+            index = slice(i, None, n_read) if ordered else slice(i * batch_size, (i + 1) * batch_size)
             one_step = _rows(rows.one_step, index)
             n_step = one_step if rows.n_step is rows.one_step else _rows(rows.n_step, index)
             mask = rows.has_successor
@@ -53,10 +60,15 @@ def sample_transitions(
 
 def end_returns(buffer: ReplayBuffer | None) -> None:
     """
-    Let no n-step return run from the episode that the environment is in to the one after its reset.
+    Let no n-step return, and no goal that is reached later, be of another episode than the one that the environment is in,
+    which is about to be reset.
 
-    :param buffer: a replay buffer; one without n-step returns is left alone
+    :param buffer: a replay buffer; one that keeps no order of steps is left alone
     """
+    if isinstance(buffer, HerReplayBuffer):
+        with warnings.catch_warnings():  # That the last episode will be truncated, which is what is wanted
+            warnings.simplefilter("ignore")
+            buffer.truncate_last_trajectory()
     if isinstance(buffer, NStepReplayBuffer) and buffer.size() > 0:
         last = buffer.pos - 1
         buffer.timeouts[last] = np.maximum(buffer.timeouts[last], 1.0 - buffer.dones[last])
@@ -64,8 +76,13 @@ def end_returns(buffer: ReplayBuffer | None) -> None:
 
 def _rows(samples: Samples, index: slice) -> Samples:
     """Some rows of a batch, dictionaries of observations included."""
-    parts = ({k: v[index] for k, v in x.items()} if isinstance(x, dict) else None if x is None else x[index] for x in samples)
-    return type(samples)(*parts)  # type: ignore[arg-type]
+
+    def of(part: th.Tensor | dict[str, th.Tensor] | None) -> th.Tensor | dict[str, th.Tensor] | None:
+        if isinstance(part, dict):
+            return {key: rows[index].contiguous() for key, rows in part.items()}
+        return None if part is None else part[index].contiguous()
+
+    return type(samples)(*map(of, samples))  # type: ignore[arg-type]
 
 
 def _read(buffer: ReplayBuffer, n_rows: int, env: VecNormalize | None) -> TransitionBatch:

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch as th
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import open_path
@@ -144,6 +146,22 @@ def _open_model(path: str | pathlib.Path | io.BufferedIOBase) -> Iterator[io.Buf
             file.close()
 
 
+def _check_same(file: str, key: str, theirs: Any, ours: Any, remedy: str) -> None:
+    """
+    :param file: of a replay buffer
+    :param key: a property
+    :param theirs: of the buffer in the file
+    :param ours: of the model, or of its buffer
+    :param remedy: how to load a model with the buffer's
+    :raises ValueError: if they differ
+    """
+    if theirs != ours:
+        raise ValueError(
+            f"The replay buffer in {file} does not fit the model: {key} is {theirs} in the file and {ours} in the model. Load "
+            f"the model {remedy}, or train without it."
+        )
+
+
 class CrashSafeSaving(OffPolicyAlgorithm):
     """
     Off-policy algorithm whose files are written atomically and checked before they are loaded.
@@ -170,7 +188,7 @@ class CrashSafeSaving(OffPolicyAlgorithm):
     def load(
         cls: type[SelfCrashSafeSaving],
         path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
+        env: GymEnv | str | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
@@ -181,7 +199,7 @@ class CrashSafeSaving(OffPolicyAlgorithm):
         Create a new model from a zip-file. It holds pickled objects: load only files you trust.
 
         :param path: path to the file (or a file-like) where to load the agent from
-        :param env: the new environment to run the loaded model on (None if it is only to predict)
+        :param env: the new environment to run the loaded model on, or its id (None if it is only to predict)
         :param device: Device on which the code should run.
         :param custom_objects: Dictionary of objects that replace those of the file, which are then not unpickled
         :param print_system_info: Whether to print system info from the saved model and the current system info
@@ -191,8 +209,21 @@ class CrashSafeSaving(OffPolicyAlgorithm):
         :raises FileNotFoundError: if there is no such file
         :raises ValueError: if the file is damaged, is not a model saved by DAI, or does not fit the environment
         """
+        if isinstance(env, str):
+            env = maybe_make_env(env, verbose=0)
         with _open_model(path) as file:
             return super().load(file, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        As :meth:`OffPolicyAlgorithm.set_env`, and goals of hindsight are rewarded by the new environment as well.
+
+        :param env: The environment for learning a policy
+        :param force_reset: Force call to ``reset()`` before training
+        """
+        super().set_env(env, force_reset)
+        if isinstance(self.replay_buffer, HerReplayBuffer):
+            self.replay_buffer.env = self.env
 
     def set_parameters(
         self,
@@ -254,14 +285,18 @@ class CrashSafeSaving(OffPolicyAlgorithm):
         finally:
             if file is not path:
                 file.close()
+        ours, loaded = self.replay_buffer, loader.replay_buffer
+        assert ours is not None and loaded is not None
+        # How long returns are, and their discount, is for the model to say
+        if {type(ours), type(loaded)} <= {ReplayBuffer, NStepReplayBuffer} and not loaded.optimize_memory_usage:
+            rows = {key: value for key, value in vars(loaded).items() if key not in ("n_steps", "gamma")}
+            loaded = copy.copy(ours)
+            vars(loaded).update(rows)
         for key in ("observation_space", "action_space", "n_envs"):
-            theirs, ours = getattr(loader.replay_buffer, key), getattr(self, key)
-            if theirs != ours:
-                raise ValueError(
-                    f"The replay buffer in {name} does not fit the model: {key} is {theirs} in the file and {ours} in the "
-                    "model. Load the model with the environments that filled the buffer, or train without it."
-                )
-        self.replay_buffer = loader.replay_buffer
+            _check_same(name, key, getattr(loaded, key), getattr(self, key), "with the environments that filled the buffer")
+        n_steps = getattr(loaded, "n_steps", 1)
+        _check_same(name, "n_steps", n_steps, getattr(ours, "n_steps", 1), f"with n_steps={n_steps}")
+        self.replay_buffer = loaded
 
 
 class CrashSafePolicy(BasePolicy):

@@ -48,21 +48,36 @@ class NativeBuildHook(BuildHookInterface):
         if not shutil.which(names[0]) or platform.machine() not in ("x86_64", "AMD64") or sys.platform == "win32":
             self.app.display_warning("sb3_dai: there is no C++ compiler for x86-64, so torch will do all the work")
             return
-        folder = Path(self.root) / "sb3_dai" / "native"
+        try:
+            made = self.make(names, Path(self.root) / "sb3_dai" / "native")
+        except OSError as error:  # Such as a source tree that cannot be written to
+            self.app.display_warning(f"sb3_dai: torch will do all the work, because the library cannot be made: {error}")
+            return
+        if not made:
+            return
+        build_data["artifacts"] += [f"sb3_dai/native/{name}" for name in made]
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{next(platform_tags())}"
+
+    def make(self, compiler: list[str], folder: Path) -> list[str]:
+        """
+        :param compiler: its name and arguments
+        :param folder: of the sources, and for the libraries
+        :return: names of the libraries that were made; an older one of a processor for which none was is taken away
+        """
+        libraries = []
         source = hashlib.sha256(b"".join((folder / name).read_bytes() for name in SOURCES)).hexdigest()[:16]
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             for name, flags in PROCESSORS.items():
                 made = Path(temporary) / f"native_{name}.so"
-                command = [*names, *FLAGS, *flags, f'-DSOURCE="{source}"', str(folder / SOURCES[-1])]
-                for libraries in MATHEMATICS:
-                    result = subprocess.run([*command, *libraries, "-o", str(made)], capture_output=True, text=True)
+                command = [*compiler, *FLAGS, *flags, f'-DSOURCE="{source}"', str(folder / SOURCES[-1])]
+                for mathematics in MATHEMATICS:
+                    result = subprocess.run([*command, *mathematics, "-o", str(made)], capture_output=True, text=True)
                     if result.returncode == 0:
                         os.replace(made, folder / made.name)  # Not written into: a process may have it loaded
+                        libraries.append(made.name)
                         break
                 else:
+                    (folder / made.name).unlink(missing_ok=True)
                     self.app.display_warning(f"sb3_dai: no library for {name}, torch will do its work: {result.stderr}")
-        if not list(folder.glob("*.so")):
-            return
-        build_data["artifacts"].append("sb3_dai/native/*.so")
-        build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{next(platform_tags())}"
+        return libraries

@@ -18,6 +18,7 @@ import sb3_dai.dai
 from sb3_dai import free_energy as fe
 from sb3_dai.dai import DAI
 from sb3_dai.native_update import NativeUpdate
+from sb3_dai.replay import sample_transitions
 
 
 @pytest.fixture
@@ -50,6 +51,33 @@ def test_her_replay_buffer_trains(batches, strategy, continuous, n_envs):
     assert isinstance(model.replay_buffer, HerReplayBuffer)
     assert "policy_net.layers.0.weight" in differing(before, state_of(model.policy))
     assert is_finite(model.policy)
+
+
+@pytest.mark.parametrize("n_batches", [1, 3, 4, 70])
+def test_each_batch_has_its_share_of_true_goals(n_batches):
+    """HerReplayBuffer returns the rows of true goals before those of others."""
+    kwargs = dict(replay_buffer_class=HerReplayBuffer, replay_buffer_kwargs=dict(n_sampled_goal=4))
+    model = make(BitFlippingEnv(n_bits=12, max_steps=12), "MultiInputPolicy", learning_starts=1000, seed=0, **kwargs).learn(
+        600
+    )
+    for batch in sample_transitions(model.replay_buffer, 64, n_batches):
+        is_true = (batch.one_step.observations["desired_goal"] == 1).all(dim=1)
+        assert len(is_true) == 64 and 0.15 < is_true.float().mean() < 0.3
+        assert all(rows.is_contiguous() for rows in batch.one_step.observations.values()), "compiled is one graph of them"
+
+
+def test_hindsight_ends_with_the_reset():
+    """A second call of learn resets the environment; SB3 alone would go on with the episode."""
+    kwargs = dict(replay_buffer_class=HerReplayBuffer, learning_starts=1000)
+    model = make(BitFlippingEnv(n_bits=6, max_steps=6), "MultiInputPolicy", seed=0, **kwargs)
+    for _ in range(3):
+        model.learn(20)
+    assert 2 < model.replay_buffer.ep_length.max() <= 6
+    other = BitFlippingEnv(n_bits=6, max_steps=6)
+    model.set_env(other)
+    assert model.replay_buffer.env is model.env and model.env.envs[0].unwrapped is other
+    model.learn(20, reset_num_timesteps=False)
+    assert model.replay_buffer.ep_length.max() <= 6
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])
@@ -120,6 +148,30 @@ def test_length_of_the_returns_can_change_with_a_load(tmp_path, change):
     loaded = DAI.load(tmp_path / "model", env=gym.make("CartPole-v1"), device="cpu", **change)
     assert getattr(loaded.replay_buffer, "n_steps", 1) == change["n_steps"]
     loaded.learn(60)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 5), (5, 1), (5, 2)])
+def test_a_loaded_buffer_has_the_returns_of_the_model(tmp_path, before, after):
+    model = make(n_steps=before, buffer_size=100, gamma=0.99, seed=0).learn(60)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = DAI.load(tmp_path / "model", env="CartPole-v1", device="cpu", n_steps=after, gamma=0.9)
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    buffer = loaded.replay_buffer
+    assert type(buffer) is (NStepReplayBuffer if after > 1 else ReplayBuffer) and buffer.size() == 60
+    assert getattr(buffer, "n_steps", 1) == after and getattr(buffer, "gamma", 0.9) == 0.9
+    assert (buffer.observations == model.replay_buffer.observations).all()
+    loaded.learn(20, reset_num_timesteps=False)
+    assert buffer.size() == 80
+
+
+def test_a_buffer_whose_returns_cannot_change_is_refused(tmp_path):
+    kwargs = dict(optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False))
+    make(**kwargs).learn(20).save_replay_buffer(tmp_path / "buffer")
+    model = make(n_steps=3)
+    with pytest.raises(ValueError, match=r"n_steps is 1 in the file and 3 in the model. Load the model with n_steps=1"):
+        model.load_replay_buffer(tmp_path / "buffer")
+    assert isinstance(model.replay_buffer, NStepReplayBuffer)
 
 
 @action_spaces()

@@ -356,6 +356,16 @@ def test_unsupported_entry_of_a_dictionary_is_named_by_its_key(case, key):
     assert re.search(remedy, message), message
 
 
+def test_a_policy_of_dictionaries_needs_a_dictionary():
+    with pytest.raises(ValueError, match=r'^observation_space=.*: CombinedExtractor reads .* Give "MlpPolicy"'):
+        DAI("MultiInputPolicy", SpaceEnv())
+
+
+def test_an_environment_is_needed():
+    with pytest.raises(ValueError, match=r"^env=None: give an environment, or the id of one"):
+        DAI("MlpPolicy", None)
+
+
 @pytest.mark.parametrize("space", [spaces.Tuple([DISCRETE]), spaces.Text(3), spaces.Dict(a=DISCRETE)], ids=str)
 def test_actions_that_no_algorithm_takes_get_the_standard_error(space, as_argument):
     with pytest.raises(AssertionError, match=r"The algorithm only supports .*Box.* as action spaces but") as caught:

@@ -43,6 +43,15 @@ def test_batch_norm_statistics_change_in_training_and_the_target_follows(interva
     assert not differing(statistics(extractor), statistics(target))
 
 
+@pytest.mark.parametrize("compile", [False, True])
+def test_the_average_has_the_statistics_of_its_last_step(compile):
+    """It follows in each gradient step, whenever the target does: what acts in the end must not wait for that."""
+    model = with_batch_norm(ACTIONS["discrete"], target_update_interval=10_000, compile=compile).learn(70)
+    online = statistics(model.policy.features_extractor)
+    assert not differing(online, statistics(model.policy.features_extractor_average))
+    assert len(differing(online, statistics(model.policy.features_extractor_target))) == 2
+
+
 def test_batch_norm_and_dropout_rest_in_prediction(batch_norm_model):
     model = batch_norm_model.learn(80)
     before = state_of(model.policy)

@@ -175,6 +175,32 @@ def test_steps_that_are_left_to_the_optimizer(monkeypatch):
     assert not is_packed(model) and model._packing.packed is None, "it has learned less often than those that it learns with"
 
 
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(dict(precision=2.0), dict(precision="auto")), (dict(epistemic_weight=0.1), dict(epistemic_weight="auto"))],
+    ids=["precision", "epistemic weight"],
+)
+def test_what_was_a_number_may_learn(compile, before, after):
+    """What has never learned has no moments in the optimizer, and nobody may take it for something that has."""
+    model = make(**before, compile=compile, seed=0).learn(60)
+    ((name, value),) = after.items()
+    parameter = getattr(model.policy, f"log_{name}")
+    assert model.policy.optimizer.state[parameter] == {}, "looking makes an entry"
+    setattr(model, name, value)
+    start = parameter.detach().clone()
+    model.learn(10, reset_num_timesteps=False)
+    assert not th.equal(start, parameter) and model.policy.optimizer.state[parameter]["step"] == 10
+    assert model._packing.packed is not None, "and the nets are packed again"
+
+
+def test_an_optimizer_of_the_users():
+    model = make(seed=0).learn(60)
+    model.policy.optimizer = th.optim.Adam([*model.policy.dual_parameters(), *model.policy.net_parameters()])
+    model.learn(10, reset_num_timesteps=False)
+    assert model._n_updates == 20 and model.policy.optimizer.param_groups[0]["lr"] == model.lr_schedule(0.0)
+
+
 def test_gradients_are_seen_and_moments_may_be_exchanged(monkeypatch):
     monkeypatch.setattr(NativeUpdate, "__call__", lambda self, inputs: self.model._update(inputs))
     model = make(max_grad_norm=1e-3).learn(60)

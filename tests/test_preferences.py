@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import make, policy_for
+from helpers import action_spaces, differing, make, policy_for, state_of
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -224,6 +224,37 @@ def test_a_preference_of_the_users():
     assert make(SampledEnv(VECTOR, DISCRETE), preference=Upwards(), seed=0).learn(60)._n_updates > 0
 
 
+@pytest.mark.parametrize(
+    ("returned", "found"),
+    [
+        (lambda rows: rows[:, 0], r"shape \(32,\)"),
+        (lambda rows: rows, r"shape \(32, 3\)"),
+        (lambda rows: rows[:1, :1], r"shape \(1, 1\)"),
+        (lambda rows: rows[:, :1].numpy(), "a ndarray"),
+        (lambda rows: 0.0, "a float"),
+    ],
+    ids=["vector", "matrix", "one number", "numpy", "float"],
+)
+@action_spaces("discrete", "box")
+def test_what_a_preference_returns_is_checked(returned, found, action_space):
+    class Mistaken(Preference):
+        def log_prob(self, samples):
+            return returned(samples.next_observations)
+
+    model = make(SampledEnv(VECTOR, action_space), preference=Mistaken(), seed=0).learn(50)
+    before = state_of(model.policy)
+    with pytest.raises(ValueError, match=f"preference=Mistaken: log_prob returned {found} for 32 .* of shape \\(32, 1\\)"):
+        model.learn(1, reset_num_timesteps=False)
+    assert not differing(before, state_of(model.policy))
+
+
+def test_a_preference_that_is_given_at_loading_stays_as_it_was(tmp_path):
+    make(SampledEnv(VECTOR, DISCRETE)).save(tmp_path / "model")
+    preference = Upwards()
+    model = DAI.load(tmp_path / "model", env=SampledEnv(VECTOR, DISCRETE), device="cpu", preference=preference)
+    assert isinstance(model.preference, Upwards) and model.preference is not preference
+
+
 # ----- Learning a preference -----
 
 
@@ -336,7 +367,8 @@ def test_the_users_object_stays_as_it_was():
 
 
 def test_a_buffer_that_does_not_go_with_the_goal_is_refused_when_it_is_loaded(tmp_path):
-    make(SampledEnv(), n_steps=3).learn(20).save_replay_buffer(tmp_path / "buffer")
+    kwargs = dict(optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False))
+    make(SampledEnv(), **kwargs).learn(20).save_replay_buffer(tmp_path / "buffer")
     model = make(SampledEnv(), preference=GaussianPreference(0.0, 1.0)).learn(30)
     before = model.replay_buffer
     with pytest.raises(ValueError, match="preference=GaussianPreference"):

@@ -322,6 +322,11 @@ def test_her_training_goes_on_from_the_files(her_model, tmp_path, truncate):
     assert all(th.isfinite(value).all() for value in resumed.policy.state_dict().values())
 
 
+def test_a_name_will_do_for_the_environment_and_numpy_for_a_number(files):
+    model = DAI.load(files / "model", env="CartPole-v1", device="cpu", learning_rate=np.float32(1e-5))
+    assert model.learn(10, reset_num_timesteps=False).policy.optimizer.param_groups[0]["lr"] == pytest.approx(1e-5)
+
+
 def test_parameters_of_another_model_are_copied():
     """Torch gives both optimizers the same moments."""
     models = [make(seed=seed).learn(60) for seed in (0, 1)]
