@@ -513,6 +513,11 @@ class DAIPolicy(CrashSafePolicy):
         assert isinstance(self.action_space, spaces.Box)
         return self.action_space.low.astype(np.float64), self.action_space.high.astype(np.float64)
 
+    @property
+    def device(self) -> th.device:
+        """Where the policy lies: asked at each prediction, which is too often for SB3's walk through its modules."""
+        return self.log_precision.device
+
     def set_training_mode(self, mode: bool) -> None:
         """
         Put the trained nets in training or evaluation mode, if some part of them heeds it; targets stay in evaluation mode.
@@ -520,7 +525,8 @@ class DAIPolicy(CrashSafePolicy):
         :param mode: if true, set to training mode, else set to evaluation mode
         """
         # Called with each prediction and each gradient step: a walk through all modules costs more than a small prediction
-        self.training = mode
+        if self.training != mode:
+            self.training = mode
         if self.heeds_mode:
             self.train(mode)
 
