@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -293,6 +294,17 @@ class DAI(CrashSafeSaving):
         online = [*policy.features_extractor.buffers()]
         self.target_buffers = online, [*policy.features_extractor_target.buffers()]
         self.average_buffers = online, [*policy.features_extractor_average.buffers()]
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        As :meth:`OffPolicyAlgorithm.set_env`, and goals of hindsight are rewarded by the new environment as well.
+
+        :param env: The environment for learning a policy
+        :param force_reset: Force call to ``reset()`` before training
+        """
+        super().set_env(env, force_reset)
+        if isinstance(self.replay_buffer, HerReplayBuffer):
+            self.replay_buffer.env = self.env
 
     def _setup_learn(
         self,

@@ -1,7 +1,7 @@
 """
 Products of batches of small matrices by product.cpp, which a compiled update takes in place of torch's where they are slower:
-MKL's run at two fifths of the peak of some AMD processors, everywhere at a tenth if results are narrow, and oneDNN's calls are
-too long for layers of 64.
+MKL's run at two fifths of the peak of some AMD processors, of those that were measured at a tenth if results are narrow, and
+oneDNN's calls are too long for layers of 64.
 """
 
 import ctypes

@@ -164,8 +164,8 @@ class DAIPolicy(CrashSafePolicy):
 
         :param lr_schedule: Learning rate schedule, lr_schedule(1) is the initial learning rate
         """
-        name = self.features_extractor_class.__name__
-        if issubclass(self.features_extractor_class, CombinedExtractor) and not hasattr(self.observation_space, "spaces"):
+        name, is_dict = self.features_extractor_class.__name__, isinstance(self.observation_space, spaces.Dict)
+        if issubclass(self.features_extractor_class, CombinedExtractor) and not is_dict:
             raise ValueError(
                 f"observation_space={self.observation_space}: {name} reads dictionaries of observations alone. Give "
                 '"MlpPolicy" (or "CnnPolicy" for images) instead of "MultiInputPolicy"'

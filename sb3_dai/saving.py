@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch as th
-from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -213,17 +212,6 @@ class CrashSafeSaving(OffPolicyAlgorithm):
             env = maybe_make_env(env, verbose=0)
         with _open_model(path) as file:
             return super().load(file, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """
-        As :meth:`OffPolicyAlgorithm.set_env`, and goals of hindsight are rewarded by the new environment as well.
-
-        :param env: The environment for learning a policy
-        :param force_reset: Force call to ``reset()`` before training
-        """
-        super().set_env(env, force_reset)
-        if isinstance(self.replay_buffer, HerReplayBuffer):
-            self.replay_buffer.env = self.env
 
     def set_parameters(
         self,

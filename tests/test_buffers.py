@@ -56,10 +56,8 @@ def test_her_replay_buffer_trains(batches, strategy, continuous, n_envs):
 @pytest.mark.parametrize("n_batches", [1, 3, 4, 70])
 def test_each_batch_has_its_share_of_true_goals(n_batches):
     """HerReplayBuffer returns the rows of true goals before those of others."""
-    kwargs = dict(replay_buffer_class=HerReplayBuffer, replay_buffer_kwargs=dict(n_sampled_goal=4))
-    model = make(BitFlippingEnv(n_bits=12, max_steps=12), "MultiInputPolicy", learning_starts=1000, seed=0, **kwargs).learn(
-        600
-    )
+    kwargs = dict(replay_buffer_class=HerReplayBuffer, replay_buffer_kwargs=dict(n_sampled_goal=4), learning_starts=1000)
+    model = make(BitFlippingEnv(n_bits=12, max_steps=12), "MultiInputPolicy", seed=0, **kwargs).learn(600)
     for batch in sample_transitions(model.replay_buffer, 64, n_batches):
         is_true = (batch.one_step.observations["desired_goal"] == 1).all(dim=1)
         assert len(is_true) == 64 and 0.15 < is_true.float().mean() < 0.3

@@ -105,11 +105,17 @@ def test_each_of_a_few_outputs_lies_together(batch, n_outputs, turned):
 
 @pytest.mark.parametrize(("ours", "expected"), [(0.7, True), (0.9, False)])
 def test_a_machine_is_timed_once(monkeypatch, tmp_path, ours, expected):
-    times = iter([ours, 1.0])
-    monkeypatch.setattr(module, "seconds", lambda function: next(times))
+    times, timed = iter([ours, 1.0]), []
+
+    def seconds(function):
+        timed.append([tuple(product.shape) for product in function()])
+        return next(times)
+
+    monkeypatch.setattr(module, "seconds", seconds)
     random_state = th.get_rng_state()
     for _ in range(2):
         assert module.is_faster(th.bmm, tmp_path / "library.so") is expected
+    assert timed == [[(5, 128, 64), (5, 128, 8)]] * 2, "wide and narrow"
     assert th.equal(random_state, th.get_rng_state()), "training must not depend on it"
 
 
