@@ -45,12 +45,84 @@ void multiply(Matrix left, Matrix right, float* out, int64_t n_rows, int64_t n_c
 }
 
 // NaN is neither below nor above zero: it stays
-void rectify(float* row, int64_t size) {
-#pragma omp simd
-  for (int64_t i = 0; i < size; i++) row[i] = row[i] < 0.0f ? 0.0f : row[i];
+inline vec rectified(vec numbers) { return numbers < 0.0f ? vec{} : numbers; }
+
+inline vec load(const float* from) {
+  vec numbers;
+  std::memcpy(&numbers, from, sizeof(vec));
+  return numbers;
 }
 
-// A row of a layer's products becomes its layer normalisation. Returns the inverse standard deviation
+inline void store(vec numbers, float* to) { std::memcpy(to, &numbers, sizeof(vec)); }
+
+// Of each of LANES vectors the sum of its numbers, added up one after the other
+inline vec sums(vec* of_rows) {
+  swap<1>(of_rows);
+  swap<2>(of_rows);
+  swap<4>(of_rows);
+  if constexpr (LANES == 16) swap<8>(of_rows);
+  vec sum = of_rows[0];
+  for (int64_t i = 1; i < LANES; i++) sum += of_rows[i];
+  return sum;
+}
+
+// A row of a layer's products, its bias added and perhaps rectified
+void add(const float* bias, float* row, int64_t size, bool rectifies) {
+#pragma omp simd
+  for (int64_t i = 0; i < size; i++) {
+    const float number = row[i] + bias[i];
+    row[i] = rectifies && number < 0.0f ? 0.0f : number;
+  }
+}
+
+void add_rows(const float* rows, int64_t n_rows, int64_t size, float* sum) {
+  int64_t i = 0;
+  for (; i + LANES <= size; i += LANES) {
+    vec here = {};
+    for (int64_t b = 0; b < n_rows; b++) here += load(rows + b * size + i);
+    store(here, sum + i);
+  }
+  for (; i < size; i++) {
+    sum[i] = 0.0f;
+    for (int64_t b = 0; b < n_rows; b++) sum[i] += rows[b * size + i];
+  }
+}
+
+// What follows is done for LANES rows of whole vectors at once, or for one row of any size. Both round alike
+
+// Rows of a layer's products become its layer normalisation, rectified
+void normalize_rows(const float* bias, const float* gain, const float* shift, float* rows, float* normalized,
+                    float* inverse_std, int64_t size, float eps) {
+  vec of_rows[LANES];
+  for (int64_t b = 0; b < LANES; b++) {
+    vec sum = {};
+    for (int64_t i = 0; i < size; i += LANES) {
+      const vec numbers = load(rows + b * size + i) + load(bias + i);
+      store(numbers, rows + b * size + i);
+      sum += numbers;
+    }
+    of_rows[b] = sum;
+  }
+  float means[LANES], vars[LANES];
+  store(sums(of_rows) / static_cast<float>(size), means);
+  for (int64_t b = 0; b < LANES; b++) {
+    vec squares = {};
+    for (int64_t i = 0; i < size; i += LANES) {
+      const vec numbers = load(rows + b * size + i) - means[b];
+      squares += numbers * numbers;
+    }
+    of_rows[b] = squares;
+  }
+  store(sums(of_rows) / static_cast<float>(size) + eps, vars);
+  for (int64_t b = 0; b < LANES; b++) inverse_std[b] = 1.0f / std::sqrt(vars[b]);
+  for (int64_t b = 0; b < LANES; b++)
+    for (int64_t i = 0; i < size; i += LANES) {
+      const vec numbers = (load(rows + b * size + i) - means[b]) * inverse_std[b];
+      store(numbers, normalized + b * size + i);
+      store(rectified(numbers * load(gain + i) + load(shift + i)), rows + b * size + i);
+    }
+}
+
 float normalize(const float* bias, const float* gain, const float* shift, float* row, float* normalized, int64_t size,
                 float eps) {
   float mean = 0.0f, var = 0.0f;
@@ -69,17 +141,54 @@ float normalize(const float* bias, const float* gain, const float* shift, float*
 #pragma omp simd
   for (int64_t i = 0; i < size; i++) {
     normalized[i] = row[i] * inverse_std;
-    row[i] = normalized[i] * gain[i] + shift[i];
+    const float number = normalized[i] * gain[i] + shift[i];
+    row[i] = number < 0.0f ? 0.0f : number;
   }
   return inverse_std;
 }
 
-// The gradient of a row of a normalised layer before its gain becomes that of its inputs
-void denormalize(const float* gain, const float* normalized, float inverse_std, float* of_gain, float* of_shift,
-                 float* gradient, int64_t size) {
+// The gradients of a rectified layer's outputs become those of what its normalisation reads
+void denormalize_rows(const float* gain, const float* outputs, const float* normalized, const float* inverse_std,
+                      float* of_gain, float* of_shift, float* gradient, int64_t size) {
+  constexpr int64_t AT_ONCE = 4;  // As many as registers hold
+  vec sum[LANES], along[LANES];
+  for (int64_t b = 0; b < LANES; b += AT_ONCE) {
+    vec sums_here[AT_ONCE] = {}, along_here[AT_ONCE] = {};
+    for (int64_t i = 0; i < size; i += LANES) {
+      const vec gains = load(gain + i);
+      vec of_gains = load(of_gain + i), of_shifts = load(of_shift + i);
+      for (int64_t j = 0; j < AT_ONCE; j++) {
+        const int64_t at = (b + j) * size + i;
+        const vec number = load(normalized + at), passed = load(outputs + at) <= 0.0f ? vec{} : load(gradient + at);
+        const vec gained = passed * gains;
+        of_gains += passed * number;
+        of_shifts += passed;
+        sums_here[j] += gained;
+        along_here[j] += gained * number;
+        store(gained, gradient + at);
+      }
+      store(of_gains, of_gain + i);
+      store(of_shifts, of_shift + i);
+    }
+    std::copy_n(sums_here, AT_ONCE, sum + b);
+    std::copy_n(along_here, AT_ONCE, along + b);
+  }
+  float mean[LANES], slope[LANES];
+  store(sums(sum) / static_cast<float>(size), mean);
+  store(sums(along) / static_cast<float>(size), slope);
+  for (int64_t b = 0; b < LANES; b++)
+    for (int64_t i = 0; i < size; i += LANES) {
+      const int64_t at = b * size + i;
+      store(inverse_std[b] * (load(gradient + at) - mean[b] - load(normalized + at) * slope[b]), gradient + at);
+    }
+}
+
+void denormalize(const float* gain, const float* outputs, const float* normalized, float inverse_std, float* of_gain,
+                 float* of_shift, float* gradient, int64_t size) {
   float sum = 0.0f, along = 0.0f;
 #pragma omp simd reduction(+ : sum, along)
   for (int64_t i = 0; i < size; i++) {
+    gradient[i] = outputs[i] <= 0.0f ? 0.0f : gradient[i];
     of_gain[i] += gradient[i] * normalized[i];
     of_shift[i] += gradient[i];
     gradient[i] *= gain[i];
@@ -104,16 +213,17 @@ void forward(const Nets& nets, float eps, float* outputs) {
       const Layer& layer = layers[l];
       const float* bias = layer.bias + member * n_out;
       multiply({inputs, n_in, 1}, {layer.weight + member * n_in * n_out, n_out, 1}, here.outputs, batch, n_out, n_in);
-      for (int64_t b = 0; b < batch; b++) {
-        float* row = here.outputs + b * n_out;
-        if (layer.gain) {
-          const float *gain = layer.gain + member * n_out, *shift = layer.shift + member * n_out;
-          here.inverse_std[b] = normalize(bias, gain, shift, row, here.normalized + b * n_out, n_out, eps);
-        } else {
-#pragma omp simd
-          for (int64_t i = 0; i < n_out; i++) row[i] += bias[i];
-        }
-        if (!last) rectify(row, n_out);
+      if (layer.gain) {
+        const float *gain = layer.gain + member * n_out, *shift = layer.shift + member * n_out;
+        const auto [rows, normalized, inverse_std] = here;
+        int64_t b = 0;
+        if (n_out % LANES == 0)
+          for (; b + LANES <= batch; b += LANES)
+            normalize_rows(bias, gain, shift, rows + b * n_out, normalized + b * n_out, inverse_std + b, n_out, eps);
+        for (; b < batch; b++)
+          inverse_std[b] = normalize(bias, gain, shift, rows + b * n_out, normalized + b * n_out, n_out, eps);
+      } else {
+        for (int64_t b = 0; b < batch; b++) add(bias, here.outputs + b * n_out, n_out, !last);
       }
       inputs = here.outputs;
     }
@@ -126,7 +236,8 @@ void forward(const Nets& nets, float eps, float* outputs) {
 void backward(const Nets& nets, const float* gradient, const Layer* gradients, float* of_inputs) {
   const auto [n_members, batch, n_layers, sizes, layers, first_inputs, kept] = nets;
   const int64_t widest = *std::max_element(sizes, sizes + n_layers + 1);
-  std::vector<float> buffers(2 * batch * widest + 2 * widest);
+  static thread_local std::vector<float> buffers;
+  buffers.resize(2 * batch * widest + 2 * widest);
   float *here = buffers.data(), *before = here + batch * widest, *nowhere = before + batch * widest;
   for (int64_t member = 0; member < n_members; member++) {
     const float* now = gradient + member * batch * sizes[n_layers];
@@ -136,10 +247,7 @@ void backward(const Nets& nets, const float* gradient, const Layer* gradients, f
       if (gradients) {
         multiply({inputs, 1, n_in}, {now, n_out, 1}, gradients[l].weight + member * n_in * n_out, n_in, n_out, batch);
         float* of_bias = gradients[l].bias + member * n_out;
-        std::fill_n(of_bias, n_out, 0.0f);
-        for (int64_t b = 0; b < batch; b++)
-#pragma omp simd
-          for (int64_t i = 0; i < n_out; i++) of_bias[i] += now[b * n_out + i];
+        add_rows(now, batch, n_out, of_bias);
       }
       const Matrix turned = {layers[l].weight + member * n_in * n_out, 1, n_out};
       if (l == 0) {
@@ -156,13 +264,20 @@ void backward(const Nets& nets, const float* gradient, const Layer* gradients, f
         std::fill_n(of_gain, n_in, 0.0f);
         std::fill_n(of_shift, n_in, 0.0f);
       }
-      for (int64_t b = 0; b < batch; b++) {
-        float* row = before + b * n_in;
-        const float* outputs = hid.outputs + b * n_in;
+      const auto [outputs, normalized, inverse_std] = hid;
+      if (layer.gain) {
+        const float* gain = layer.gain + member * n_in;
+        int64_t b = 0;
+        if (n_in % LANES == 0)
+          for (; b + LANES <= batch; b += LANES)
+            denormalize_rows(gain, outputs + b * n_in, normalized + b * n_in, inverse_std + b, of_gain, of_shift,
+                             before + b * n_in, n_in);
+        for (; b < batch; b++)
+          denormalize(gain, outputs + b * n_in, normalized + b * n_in, inverse_std[b], of_gain, of_shift, before + b * n_in,
+                      n_in);
+      } else {
 #pragma omp simd
-        for (int64_t i = 0; i < n_in; i++) row[i] = outputs[i] <= 0.0f ? 0.0f : row[i];
-        if (layer.gain)
-          denormalize(layer.gain + member * n_in, hid.normalized + b * n_in, hid.inverse_std[b], of_gain, of_shift, row, n_in);
+        for (int64_t i = 0; i < batch * n_in; i++) before[i] = outputs[i] <= 0.0f ? 0.0f : before[i];
       }
       std::swap(here, before);
       now = here;

@@ -19,6 +19,7 @@ constexpr int64_t LANES = 8, ROWS = 6;  // of 16 registers of AVX2 12, 2 and 1
 constexpr int64_t COLUMNS = 2 * LANES, DEPTH = 256;
 
 typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
+typedef float half_vec __attribute__((vector_size(LANES / 2 * sizeof(float))));
 typedef int32_t indices __attribute__((vector_size(LANES * sizeof(int32_t))));
 
 struct Matrix {
@@ -33,12 +34,13 @@ struct Panel {
 };
 
 // Rows of the result, from a panel of NV vectors, of which n_columns numbers count
-template <int64_t MB, int64_t NV>
+template <typename V, int64_t MB, int64_t NV>
 void block(Matrix left, Panel panel, float* out, int64_t out_row, int64_t n_columns, int64_t depth, bool add) {
-  vec sums[MB][NV] = {};
+  constexpr int64_t SIZE = sizeof(V) / sizeof(float);
+  V sums[MB][NV] = {};
   for (int64_t k = 0; k < depth; k++) {
-    vec right[NV];
-    for (int64_t j = 0; j < NV; j++) std::memcpy(&right[j], panel.data + k * panel.row + j * LANES, sizeof(vec));
+    V right[NV];
+    for (int64_t j = 0; j < NV; j++) std::memcpy(&right[j], panel.data + k * panel.row + j * SIZE, sizeof(V));
     for (int64_t i = 0; i < MB; i++) {
       const float one = left.data[i * left.row + k * left.column];
       for (int64_t j = 0; j < NV; j++) sums[i][j] += one * right[j];
@@ -46,11 +48,11 @@ void block(Matrix left, Panel panel, float* out, int64_t out_row, int64_t n_colu
   }
   for (int64_t i = 0; i < MB; i++) {
     float* to = out + i * out_row;
-    float row[NV * LANES];
+    float row[NV * SIZE];
     if (add) {
       std::memcpy(row, sums[i], sizeof(row));
       for (int64_t n = 0; n < n_columns; n++) to[n] += row[n];
-    } else if (n_columns == NV * LANES) {
+    } else if (n_columns == NV * SIZE) {
       std::memcpy(to, sums[i], sizeof(row));
     } else {
       std::memcpy(row, sums[i], sizeof(row));
@@ -59,14 +61,14 @@ void block(Matrix left, Panel panel, float* out, int64_t out_row, int64_t n_colu
   }
 }
 
-template <int64_t NV>
+template <typename V, int64_t NV>
 void rows(Matrix left, Panel panel, float* out, int64_t out_row, int64_t n_rows, int64_t n_columns, int64_t depth, bool add) {
   int64_t m = 0;
   const auto from = [&](int64_t row) { return Matrix{left.data + row * left.row, left.row, left.column}; };
-  for (; m + ROWS <= n_rows; m += ROWS) block<ROWS, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
-  for (; m + 4 <= n_rows; m += 4) block<4, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
-  for (; m + 2 <= n_rows; m += 2) block<2, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
-  for (; m < n_rows; m++) block<1, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
+  for (; m + ROWS <= n_rows; m += ROWS) block<V, ROWS, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
+  for (; m + 4 <= n_rows; m += 4) block<V, 4, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
+  for (; m + 2 <= n_rows; m += 2) block<V, 2, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
+  for (; m < n_rows; m++) block<V, 1, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
 }
 
 // Numbers of two vectors that follow each other, by their places
@@ -82,7 +84,7 @@ inline vec shuffle(vec one, vec other, indices from) {
 
 // Of pairs of rows, each STEP apart, the numbers that lie STEP apart change places
 template <int64_t STEP>
-void swap(vec* rows) {
+inline __attribute__((always_inline)) void swap(vec* rows) {
   indices first, second;
   for (int32_t lane = 0; lane < LANES; lane++) {
     first[lane] = lane & STEP ? LANES + lane - STEP : lane;
@@ -131,9 +133,11 @@ void columns(Matrix left, Matrix right, float* out, int64_t out_row, int64_t n_r
     }
     const Matrix now = {left.data + k0 * left.column, left.row, left.column};
     if (n_columns > LANES)
-      rows<2>(now, packed, out, out_row, n_rows, n_columns, part, add || k0 > 0);
+      rows<vec, 2>(now, packed, out, out_row, n_rows, n_columns, part, add || k0 > 0);
+    else if (n_columns > LANES / 2)
+      rows<vec, 1>(now, packed, out, out_row, n_rows, n_columns, part, add || k0 > 0);
     else
-      rows<1>(now, packed, out, out_row, n_rows, n_columns, part, add || k0 > 0);
+      rows<half_vec, 1>(now, packed, out, out_row, n_rows, n_columns, part, add || k0 > 0);
   }
 }
 
