@@ -357,8 +357,7 @@ class DAI(CrashSafeSaving):
         transition_delay = self._transition_delay()
         assert self.replay_buffer is not None
 
-        update = self._compiled_update if self.compile else self._native_update
-        logged = []
+        logged: list[th.Tensor] = []
         batches = sample_transitions(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env)
         rates = th.tensor([averaging_rate(self._n_updates + i) for i in range(1, gradient_steps + 1)], device=self.device)
         for i, (batch, rate) in enumerate(zip(batches, rates.unbind(), strict=True), self._n_updates):
@@ -367,7 +366,7 @@ class DAI(CrashSafeSaving):
             log_habit_prior = self._log_habit_prior(batch.one_step.observations)
             learns = i % transition_delay == 0
             inputs = UpdateInputs(batch, log_preference, log_habit_prior, head_weights, target_entropy, rate, learns)
-            names, terms = update(inputs)
+            names, terms = self._native_update(inputs, again=bool(logged))
             logged.append(terms)
 
         self._n_updates += gradient_steps

@@ -44,47 +44,66 @@ class NativeUpdate:
         self.model = model
         self.packed: PackedNets | None = None
         self.plan: Plan | None = None
-        self.checked = self.distrusted = False
+        self.checked = self.distrusted = self.ready = False
+        self.n_moves = -1
 
     def __getstate__(self) -> dict[str, Any]:
         """A plan is of the tensors of this agent: a copy of it, pickled or deep, makes its own."""
         return vars(NativeUpdate(self.model))
 
-    def __call__(self, inputs: UpdateInputs) -> tuple[tuple[str, ...], th.Tensor]:
+    def __call__(self, inputs: UpdateInputs, again: bool = False) -> tuple[tuple[str, ...], th.Tensor]:
         """
         As ``DAI._update``.
 
         :param inputs: all that the update reads beside the nets
+        :param again: whether this step follows another of the same ``train`` call, so that the agent is what it was
         :return: names of what is logged, and the values, shape (len(names),)
         """
         model = self.model
-        packed = model._packing.nets() if model.device.type == "cpu" else None
-        if packed is None or not knows(model) or not may_step(model, packed, inputs):
-            return model._update(inputs)
-        if packed is not self.packed:
-            self.packed, self.checked, self.distrusted = packed, False, False
-        if self.distrusted:
-            return model._update(inputs)
-        packed.tensors()  # Puts back what was moved
-        places = places_of(model, packed)
-        if self.plan is None or self.plan.places != places:
-            self.plan = Plan(model, packed, places) if can_be_planned(model) else None
-        if self.plan is None:
-            return model._update(inputs)
+        if not (again and self.ready and self.n_moves == model.policy.n_moves):
+            self.ready, self.n_moves = self._is_ready(), model.policy.n_moves
+        if not self.ready or not is_usual(model, inputs):
+            return self._otherwise(inputs)
+        assert self.plan is not None
         if not self.checked:
             self.checked = True
             different = self.plan.difference(inputs)
             if different:
-                self.distrusted = True
+                self.distrusted, self.ready = True, False
                 warnings.warn(
                     f"native/update.h does not do what DAI._update does ({different}), which is taken instead. Has one of its "
                     "equations been changed? Then change that file too, and install sb3_dai again. If not, rounding decides "
                     "here, as it may with observations in the thousands that nothing normalises."
                 )
-                return model._update(inputs)
+                return self._otherwise(inputs)
         names, terms = self.plan.run(inputs)
         check_losses(names, terms)
         return names, terms
+
+    def _otherwise(self, inputs: UpdateInputs) -> tuple[tuple[str, ...], th.Tensor]:
+        """
+        :param inputs: of a gradient step
+        :return: what the step returns if the library does not take it
+        """
+        return self.model._compiled_update(inputs) if self.model.compile else self.model._update(inputs)
+
+    def _is_ready(self) -> bool:
+        """
+        :return: whether there is a plan by which the library can take the steps of a ``train`` call
+        """
+        model = self.model
+        packed = model._packing.nets() if model.device.type == "cpu" else None
+        if packed is None or not knows(model) or not is_left_alone(model, packed):
+            return False
+        if packed is not self.packed:
+            self.packed, self.checked, self.distrusted = packed, False, False
+        if self.distrusted:
+            return False
+        packed.tensors()  # Puts back what was moved
+        places = places_of(model, packed)
+        if self.plan is None or self.plan.places != places:
+            self.plan = Plan(model, packed, places) if can_be_planned(model) else None
+        return self.plan is not None
 
 
 def knows(model: "DAI") -> bool:
@@ -114,27 +133,36 @@ def knows(model: "DAI") -> bool:
     )
 
 
-def may_step(model: "DAI", packed: PackedNets, inputs: UpdateInputs) -> bool:
+def is_left_alone(model: "DAI", packed: PackedNets) -> bool:
     """
     :param model: an agent that update.h knows
     :param packed: its nets
-    :param inputs: of a gradient step
-    :return: whether this step is one that update.h can take: nobody listens to a part of it, and all is of the usual shapes
+    :return: whether nobody listens to a part of a gradient step, and all parts learn as usual
     """
-    policy, optimizer, batch = model.policy, packed.optimizer, inputs.batch
-    nets, n_rows = nets_of(policy), inputs.log_preference.numel()
+    policy, optimizer = model.policy, packed.optimizer
+    nets, log_precision = nets_of(policy), policy.log_precision
     modules = policy, policy.transition_model, policy.features_norm, policy.novelty_scale, policy.mean_epistemic_efe, *nets
-    log_precision = policy.log_precision
-    numbers = (*batch.n_step[3:], *batch.one_step[3:], batch.one_step.actions, batch.has_successor)
-    observations = (samples[i] for samples in (batch.one_step, batch.n_step) for i in (0, 2))
     return bool(
-        one_thread(n_rows * max(net.n_weights for net in nets))
-        and all(number.numel() == n_rows for number in numbers if isinstance(number, th.Tensor))
-        and all(rows.shape == (n_rows, policy.features_norm.mean.shape[0]) for rows in observations)  # type: ignore[union-attr]
-        and (model.precision != "auto" or (optimizer.state.get(log_precision) and log_precision.requires_grad))
+        (model.precision != "auto" or (optimizer.state.get(log_precision) and log_precision.requires_grad))
         and steps_plainly(optimizer)
         and not any_global_hook()
         and not any(map(has_hooks, modules))
         and not any(parameter._backward_hooks for parameter in model.learned_parameters)
         and all(net.is_plain() for net in nets)
+    )
+
+
+def is_usual(model: "DAI", inputs: UpdateInputs) -> bool:
+    """
+    :param model: an agent that update.h knows
+    :param inputs: of a gradient step
+    :return: whether all is of the usual shapes
+    """
+    policy, batch, n_rows = model.policy, inputs.batch, inputs.log_preference.numel()
+    numbers = (*batch.n_step[3:], *batch.one_step[3:], batch.one_step.actions, batch.has_successor)
+    observations = (samples[i] for samples in (batch.one_step, batch.n_step) for i in (0, 2))
+    return bool(
+        one_thread(n_rows * max(net.n_weights for net in nets_of(policy)))
+        and all(number.numel() == n_rows for number in numbers if isinstance(number, th.Tensor))
+        and all(rows.shape == (n_rows, policy.features_norm.mean.shape[0]) for rows in observations)  # type: ignore[union-attr]
     )

@@ -12,6 +12,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch._dynamo.utils import counters
 
 from sb3_dai import DAI
+from sb3_dai.native_update import NativeUpdate
 from sb3_dai.products import WIDE
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -91,6 +92,7 @@ def test_another_optimizer_stays_outside(net_arch, batch_size):
 
 @pytest.mark.parametrize("reason", ["no compiler", "branches on values"])
 def test_without_a_compiler_training_goes_on_with_one_warning(reason, monkeypatch):
+    monkeypatch.setattr(NativeUpdate, "_is_ready", lambda self: False)
     kwargs = {}
     if reason == "no compiler":
 
@@ -107,6 +109,7 @@ def test_without_a_compiler_training_goes_on_with_one_warning(reason, monkeypatc
 
 
 def test_without_a_wrapper_in_cpp_the_kernels_are_called_from_python(monkeypatch):
+    monkeypatch.setattr(NativeUpdate, "_is_ready", lambda self: False)
     wrappers = []
 
     def compile_fx(graph, inputs):

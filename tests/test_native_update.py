@@ -13,6 +13,7 @@ from worlds import BOX, VECTOR, SampledEnv
 
 from sb3_dai import DAI, native_update
 from sb3_dai import free_energy as fe
+from sb3_dai.compilation import CompiledUpdate
 from sb3_dai.native_library import library
 from sb3_dai.native_update import NativeUpdate, Plan
 from sb3_dai.replay import sample_transitions
@@ -75,7 +76,7 @@ def trained(monkeypatch, native, steps=25, **kwargs):
 
 def without_library(monkeypatch):
     """Torch does all the work."""
-    monkeypatch.setattr(NativeUpdate, "__call__", lambda self, inputs: self.model._update(inputs))
+    monkeypatch.setattr(NativeUpdate, "_is_ready", lambda self: False)
     monkeypatch.setattr("sb3_dai.perceptrons.library", lambda: None)
 
 
@@ -183,6 +184,38 @@ OTHERS = {
 def test_what_the_library_does_not_know(monkeypatch, kwargs):
     model, taken = trained(monkeypatch, True, steps=5, **kwargs)
     assert taken == 0 and not model._native_update.distrusted
+
+
+def test_compile_compiles_what_the_library_does_not_take(monkeypatch):
+    """Nobody waits for a compiler where the update is compiled already."""
+    compiled, taken = trained(monkeypatch, True, compile=True)
+    assert taken >= 23 and compiled._compiled_update.graphs == {}
+    assert_same(compiled, trained(monkeypatch, True)[0], atol=0.0)
+    asked = []
+    monkeypatch.setattr(CompiledUpdate, "_prepare", lambda self, *args: asked.append(1))
+    compiled.policy.novelty = "variance"
+    compiled.train(gradient_steps=2, batch_size=32)
+    assert len(asked) == 2
+
+
+def test_an_agent_is_looked_at_once_a_call(monkeypatch):
+    """But after a move in between, and after a step that was not taken."""
+    model, plan, inputs = plan_of()
+    update, looked, is_ready = model._native_update, [], NativeUpdate._is_ready
+    monkeypatch.setattr(NativeUpdate, "_is_ready", lambda self: looked.append(1) or is_ready(self))
+    model.train(gradient_steps=4, batch_size=32)
+    assert len(looked) == 1
+    model.train(gradient_steps=2, batch_size=32)
+    assert len(looked) == 2
+    update(inputs, again=True)
+    assert len(looked) == 2
+    model.policy.double().float()
+    update(inputs, again=True)
+    assert len(looked) == 3 and update.plan is not plan
+    model.policy.novelty = "variance"
+    for _ in range(2):
+        model.train(gradient_steps=2, batch_size=32)
+    assert len(looked) == 7
 
 
 def test_what_may_come_in_between(monkeypatch):
