@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 
 from sb3_dai import free_energy as fe
+from sb3_dai.actions import GaussianActions
 from sb3_dai.compilation import UpdateInputs
 from sb3_dai.native_library import c_sizes, library
 from sb3_dai.networks import BatchedLayerNorm, EnsembleMLP, RunningMean, RunningNorm
@@ -76,7 +77,7 @@ class Update(ctypes.Structure):
         *named(DOUBLE, "beta1 beta2 adam_eps learning_rate"),
         *named(FLOAT, "averaging_rate target_entropy"),
         *named(PLACE, "head_weights log_prior"),
-        *named(PLACE, "observations next_observations has_successor actions"),
+        *named(PLACE, "observations next_observations has_successor choices actions next_noise noise"),
         *named(PLACE, "ends last_observations last_ends discounts log_preference"),
         *((f"to_{name}", PLACE) for name in NAMES),
     )
@@ -212,9 +213,11 @@ class Plan:
             for buffer, value in zip(policy.buffers(), before, strict=True):
                 buffer.copy_(value)
 
-        names, terms, gradients = model._gradients(model.learned_parameters, inputs)
+        with th.random.fork_rng(devices=[]):
+            names, terms, gradients = model._gradients(model.learned_parameters, inputs)
         put_back()
-        names_here, terms_here = self.run(inputs, learn=False)
+        with th.random.fork_rng(devices=[]):  # The same random numbers, and again those in the step itself
+            names_here, terms_here = self.run(inputs, learn=False)
         put_back()
         if names != names_here:
             return f"{names} are logged"
@@ -273,8 +276,16 @@ class Plan:
         update.head_weights, update.log_prior = place(inputs.head_weights), place(prior)
         update.observations, update.next_observations = place(one_step.observations), place(one_step.next_observations)
         update.has_successor = place(inputs.batch.has_successor)
-        update.actions, update.ends = place(one_step.actions, th.int64), place(one_step.dones)
+        update.ends = place(one_step.dones)
         same = n_step.rewards is one_step.rewards
+        if isinstance(model.policy.action_model, GaussianActions):
+            # As GaussianHabit draws it: at next states, all together, and then where the policy learns
+            dim = update.n_actions
+            noises = [th.randn(n_rows, dim, dtype=th.float32) for n_rows in (batch if same else 2 * batch, batch)]
+            alive += noises
+            update.actions, update.next_noise, update.noise = place(one_step.actions), *map(th.Tensor.data_ptr, noises)
+        else:
+            update.choices = place(one_step.actions, th.int64)
         update.last_observations = update.next_observations if same else place(n_step.next_observations)
         update.last_ends, update.discounts = place(n_step.dones), place(n_step.discounts)
         update.log_preference = place(inputs.log_preference)

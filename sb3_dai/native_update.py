@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch as th
 
-from sb3_dai.actions import CategoricalActions
+from sb3_dai.actions import CategoricalActions, GaussianActions
 from sb3_dai.adam import steps_plainly
 from sb3_dai.checks import check_losses
 from sb3_dai.compilation import UpdateInputs
@@ -101,8 +101,7 @@ def knows(model: "DAI") -> bool:
         and type(model) is DAI
         and type(policy) is DAIPolicy
         and policy.reads_vectors
-        and isinstance(actions, CategoricalActions)
-        and actions.shape[0] == 1
+        and (isinstance(actions, GaussianActions) or (isinstance(actions, CategoricalActions) and actions.shape[0] == 1))
         and isinstance(policy.transition_model, GaussianTransitions)
         and policy.transition_prior is None
         and policy.novelty == "information_gain"
@@ -125,11 +124,13 @@ def may_step(model: "DAI", packed: PackedNets, inputs: UpdateInputs) -> bool:
     nets, n_rows = nets_of(policy), inputs.log_preference.numel()
     modules = policy, policy.transition_model, policy.features_norm, policy.novelty_scale, policy.mean_epistemic_efe, *nets
     log_precision = policy.log_precision
-    numbers = (*batch.n_step[3:], *batch.one_step[3:], batch.one_step.actions, batch.has_successor)
+    numbers = (*batch.n_step[3:], *batch.one_step[3:], batch.has_successor)
+    n_coded = policy.action_model.code_dim if isinstance(policy.action_model, GaussianActions) else 1
     observations = (samples[i] for samples in (batch.one_step, batch.n_step) for i in (0, 2))
     return bool(
         one_thread(n_rows * max(net.n_weights for net in nets))
         and all(number.numel() == n_rows for number in numbers if isinstance(number, th.Tensor))
+        and batch.one_step.actions.numel() == n_rows * n_coded
         and all(rows.shape == (n_rows, policy.features_norm.mean.shape[0]) for rows in observations)  # type: ignore[union-attr]
         and (model.precision != "auto" or (optimizer.state.get(log_precision) and log_precision.requires_grad))
         and steps_plainly(optimizer)
