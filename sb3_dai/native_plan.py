@@ -223,6 +223,8 @@ class Plan:
             return f"{names} are logged"
         if not math.isfinite(terms[0].item()) or (policy.normalize_features and loses_digits(policy.features_norm)):
             return ""
+        if isinstance(policy.action_model, GaussianActions) and is_all_but_certain(policy, inputs.batch.one_step.observations):
+            return ""
         # The sum of the losses, which comes first, says least
         for name, one, other in zip(names[1:], terms[1:].tolist(), terms_here[1:].tolist(), strict=True):
             if not math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=1e-5):
@@ -308,6 +310,19 @@ def loses_digits(of: RunningNorm) -> bool:
     """
     rounding = of.mean.abs() * th.finfo(of.mean.dtype).eps
     return bool((rounding > 1e-3 * (of.var + 1e-8).sqrt()).any())
+
+
+@th.no_grad()
+def is_all_but_certain(policy: "DAIPolicy", observations: Any) -> bool:
+    """
+    :param policy: of ``Box`` actions
+    :param observations: of a batch
+    :return: whether rounding decides what torch's gradient of a density is: a standard deviation is so small that what
+        cancels in it is much larger than what remains, or beside its mean
+    """
+    assert isinstance(policy.action_model, GaussianActions)
+    mean, log_std = policy.action_model._gaussian(policy.policy_net(policy.features(observations))[0])
+    return bool((th.finfo(mean.dtype).eps * (1.0 + mean.abs()) > 1e-3 * log_std.exp()).any())
 
 
 def norm(of: RunningNorm) -> Norm:

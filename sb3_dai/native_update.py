@@ -1,6 +1,7 @@
 """
-A gradient step by native/update.h: vectors of numbers are seen, one of some actions is chosen, and a Gaussian ensemble is the
-world model. The hundreds of small calls of torch that ``DAI._update`` consists of take four times as long as their arithmetic.
+A gradient step by native/update.h: vectors of numbers are seen, the actions are ``Discrete`` or ``Box``, and a Gaussian
+ensemble is the world model. The hundreds of small calls of torch that ``DAI._update`` consists of take four times as long as
+their arithmetic.
 """
 
 import warnings
@@ -29,7 +30,7 @@ PARTS = frozenset(
         *("novelty_of", "habit", "efe"),
     )
 )
-"""Methods of the agent and its policy that nobody may have exchanged."""
+"""Methods of the agent, its policy and its kind of actions that nobody may have exchanged."""
 
 
 class NativeUpdate:
@@ -44,7 +45,9 @@ class NativeUpdate:
         self.model = model
         self.packed: PackedNets | None = None
         self.plan: Plan | None = None
-        self.checked = self.distrusted = False
+        self.checked: set[bool] = set()
+        """Steps in which the world model learns, or does not, that were compared with torch's"""
+        self.distrusted = False
 
     def __getstate__(self) -> dict[str, Any]:
         """A plan is of the tensors of this agent: a copy of it, pickled or deep, makes its own."""
@@ -62,7 +65,7 @@ class NativeUpdate:
         if packed is None or not knows(model) or not may_step(model, packed, inputs):
             return model._update(inputs)
         if packed is not self.packed:
-            self.packed, self.checked, self.distrusted = packed, False, False
+            self.packed, self.checked, self.distrusted = packed, set(), False
         if self.distrusted:
             return model._update(inputs)
         packed.tensors()  # Puts back what was moved
@@ -71,8 +74,9 @@ class NativeUpdate:
             self.plan = Plan(model, packed, places) if can_be_planned(model) else None
         if self.plan is None:
             return model._update(inputs)
-        if not self.checked:
-            self.checked = True
+        # A step without the world model's gradients says nothing about them
+        if self.checked.isdisjoint((True, inputs.learns_transitions)):
+            self.checked.add(inputs.learns_transitions)
             different = self.plan.difference(inputs)
             if different:
                 self.distrusted = True
@@ -101,7 +105,7 @@ def knows(model: "DAI") -> bool:
         and type(model) is DAI
         and type(policy) is DAIPolicy
         and policy.reads_vectors
-        and (isinstance(actions, GaussianActions) or (isinstance(actions, CategoricalActions) and actions.shape[0] == 1))
+        and (type(actions) is GaussianActions or (type(actions) is CategoricalActions and actions.shape[0] == 1))
         and isinstance(policy.transition_model, GaussianTransitions)
         and policy.transition_prior is None
         and policy.novelty == "information_gain"
@@ -110,6 +114,7 @@ def knows(model: "DAI") -> bool:
         and model.epistemic_weight != "auto"
         and PARTS.isdisjoint(vars(model))
         and PARTS.isdisjoint(vars(policy))
+        and PARTS.isdisjoint(vars(actions))
     )
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import assert_same, inputs_of, make
+from helpers import assert_same, differing, inputs_of, make
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from worlds import BOX, VECTOR, SampledEnv
 
-from sb3_dai import DAI, native_update
+from sb3_dai import DAI, native_plan, native_update
 from sb3_dai import free_energy as fe
+from sb3_dai.actions import GaussianActions
 from sb3_dai.native_library import library
 from sb3_dai.native_update import NativeUpdate, Plan
 from sb3_dai.replay import sample_transitions
@@ -20,6 +22,11 @@ from sb3_dai.replay import sample_transitions
 pytestmark = pytest.mark.skipif(library() is None, reason="the library was not made")
 
 SMALL = dict(net_arch=[16])
+
+KINDS = {"discrete": dict(env="CartPole-v1"), "box": dict(env=SampledEnv(VECTOR, BOX))}
+
+each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+"""Run a test with each kind of actions that the library knows."""
 
 SETTINGS = {
     "default": dict(policy_kwargs=dict()),
@@ -126,7 +133,7 @@ def test_native_update_is_the_update(monkeypatch, kwargs):
 
 def plan_of(**kwargs):
     """A model with a plan and a batch."""
-    model = make(**{"env": "CartPole-v1", "seed": 0, **kwargs}).learn(60)
+    model = make(**{"env": "CartPole-v1", "seed": 0, **copy.deepcopy(kwargs)}).learn(60)
     (batch,) = sample_transitions(model.replay_buffer, 40)
     assert model._native_update.plan is not None
     return model, model._native_update.plan, inputs_of(model, batch)
@@ -144,14 +151,62 @@ def test_extreme_outputs_and_inputs():
         assert plan.difference(inputs) == "", size
 
 
-def test_a_changed_equation_is_noticed(monkeypatch):
+@pytest.mark.parametrize("pessimism", [0.0, 0.3, 1.0])
+def test_extreme_box_actions(monkeypatch, pessimism):
+    """Bounds of the standard deviation, samples at the ends of tanh, and value nets of which none is the worst."""
+    model, plan, inputs = plan_of(**KINDS["box"], pessimism=pessimism, policy_kwargs=dict(net_arch=[16], n_critics=3))
+    of_policy, of_values = (net.layers[-1].bias.data for net in (model.policy.policy_net, model.policy.value_net))
+    # Where the noise is rounded away torch's gradient is exact again
+    monkeypatch.setattr(native_plan, "is_all_but_certain", lambda policy, observations: False)
+    for mean, log_std in [(0.0, 1.5), (0.0, 2.0), (0.0, 30.0), (8.0, 0.0), (-8.0, -2.0), (300.0, 2.5), (-50.0, -25.0)]:
+        of_policy.copy_(th.tensor([mean, -mean, log_std, log_std - 0.3]))
+        assert plan.difference(inputs) == "", (mean, log_std)
+    of_policy.zero_()
+    of_values.fill_(1e9)  # All else is rounded away, but not from the gradients
+    assert plan.difference(inputs) == ""
+
+
+def test_a_policy_that_is_all_but_certain(monkeypatch):
+    """What cancels in torch's gradient of the density is then larger than the rest, and no changed equation."""
+    model, plan, inputs = plan_of(**KINDS["box"])
+    model.policy.policy_net.layers[-1].bias.data.copy_(th.tensor([0.1, -0.1, -15.0, 0.0]))
+    assert plan.difference(inputs) == ""
+    monkeypatch.setattr(native_plan, "is_all_but_certain", lambda policy, observations: False)
+    assert plan.difference(inputs) == "the gradient of policy_net"
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_random_numbers_are_those_of_torch(monkeypatch, n_steps):
+    """After as many steps the generator is where torch's steps leave it, and the comparison of the first leaves no trace."""
+    states, models = [], []
+    for native, compared in ((True, True), (True, False), (False, False)):
+        with monkeypatch.context() as patch:
+            if not compared:
+                patch.setattr(Plan, "difference", lambda self, inputs: "")
+            models.append(trained(patch, native, **KINDS["box"], n_steps=n_steps)[0])
+            states.append(th.get_rng_state())
+    assert th.equal(states[0], states[1]) and th.equal(states[0], states[2])
+    assert not differing(*(model.policy.state_dict() for model in models[:2]))
+
+
+@each_kind
+def test_a_changed_equation_is_noticed(monkeypatch, kind):
     """Whoever tries another information gain shall get it, with a word about the copy in C++."""
     gain = fe.information_gain
     monkeypatch.setattr(fe, "information_gain", lambda mean, log_var: 2.0 * gain(mean, log_var))
     with pytest.warns(UserWarning, match="native/update.h does not do what DAI._update does"):
-        model, taken = trained(monkeypatch, True)
+        model, taken = trained(monkeypatch, True, **kind)
     assert taken == 0 and model._native_update.distrusted
-    assert_same(model, trained(monkeypatch, False)[0])
+    assert_same(model, trained(monkeypatch, False, **kind)[0])
+
+
+@each_kind
+def test_the_world_model_is_compared_when_it_learns(monkeypatch, kind):
+    """The first step that the library takes is one in which it does not, with a delay."""
+    monkeypatch.setattr(fe, "gaussian_nll", lambda *args: fe_gaussian_nll(*args).detach() + 0.0 * args[0].sum())
+    with pytest.warns(UserWarning, match="the gradient of transition_net"):
+        model, taken = trained(monkeypatch, True, steps=5, transition_delay=2, **kind)
+    assert taken == 1 and model._native_update.distrusted
 
 
 @pytest.mark.parametrize(
@@ -170,13 +225,35 @@ def test_each_term_is_compared(monkeypatch, name, change, what):
     assert plan.difference(inputs).startswith(f"{what} is")
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "what"),
+    [
+        ("tanh_gaussian_log_prob", lambda *args: fe_log_prob(*args) + 0.1, "policy_loss is"),
+        ("sampled_divergence", lambda *args: 1.1 * fe_sampled_divergence(*args), "policy_loss is"),
+        ("judged_parts", lambda efe, *rest: 1.1 * fe_judged_parts(efe, *rest), "value_loss is"),
+        ("judged_efe", lambda *args: 1.1 * fe_judged_efe(*args), "policy_loss is"),
+        # Of the same value, with another gradient
+        ("judged_efe", lambda *args: fe_judged_efe(*args).detach() + 0.0 * args[0].sum(), "the gradient of policy_net"),
+        ("tanh_gaussian_log_prob", lambda *args: fe_log_prob(*args).detach(), "the gradient of policy_net"),
+    ],
+)
+def test_each_term_of_box_actions_is_compared(monkeypatch, name, change, what):
+    _, plan, inputs = plan_of(**KINDS["box"])
+    assert plan.difference(inputs) == ""
+    monkeypatch.setattr(fe, name, change)
+    assert plan.difference(inputs).startswith(what)
+
+
 fe_policy_divergence, fe_gaussian_nll = fe.policy_divergence, fe.gaussian_nll
+fe_log_prob, fe_sampled_divergence = fe.tanh_gaussian_log_prob, fe.sampled_divergence
+fe_judged_parts, fe_judged_efe = fe.judged_parts, fe.judged_efe
 
 
+@pytest.mark.parametrize("actions", [spaces.Discrete(2), BOX], ids=KINDS)
 @pytest.mark.parametrize(("low", "high"), [(-100.0, -99.99999), (1e6 - 1.0, 1e6 + 1.0)])
-def test_observations_that_lose_their_digits(low, high):
+def test_observations_that_lose_their_digits(low, high, actions):
     """Rounding is no changed equation."""
-    env = SampledEnv(spaces.Box(np.float32(low), np.float32(high), (2,)), spaces.Discrete(2))
+    env = SampledEnv(spaces.Box(np.float32(low), np.float32(high), (2,)), actions)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="native/update.h")
         for seed in range(5):
@@ -184,10 +261,13 @@ def test_observations_that_lose_their_digits(low, high):
             assert not model._native_update.distrusted and model._native_update.plan is not None
 
 
-def test_gradients_are_compared_and_statistics_left_alone(monkeypatch):
-    model, plan, inputs = plan_of()
+@each_kind
+def test_gradients_are_compared_and_statistics_left_alone(monkeypatch, kind):
+    model, plan, inputs = plan_of(**kind)
     before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    generator = th.get_rng_state()
     assert plan.difference(inputs) == ""
+    assert th.equal(th.get_rng_state(), generator)
     assert all(th.equal(tensor, before[name]) for name, tensor in model.policy.state_dict().items())
     # Of the same value, with another gradient
     monkeypatch.setattr(fe, "gaussian_nll", lambda *args: fe_gaussian_nll(*args).detach() + 0.0 * args[0].sum())
@@ -195,6 +275,10 @@ def test_gradients_are_compared_and_statistics_left_alone(monkeypatch):
 
 
 class Subclass(DAI):
+    pass
+
+
+class OtherActions(GaussianActions):
     pass
 
 
@@ -209,6 +293,8 @@ OTHERS = {
     "an automatic weight": dict(epistemic_weight="auto"),
     "two rates": dict(policy_kwargs=dict(net_arch=[16], lr_multipliers=dict(value=2.0))),
     "another optimizer": dict(policy_kwargs=dict(net_arch=[16], optimizer_class=th.optim.SGD)),
+    "Box actions, an automatic weight": dict(env=SampledEnv(VECTOR, BOX), epistemic_weight="auto"),
+    "Box actions, variance": dict(env=SampledEnv(VECTOR, BOX), policy_kwargs=dict(net_arch=[16], novelty="variance")),
     "weight decay": dict(policy_kwargs=dict(net_arch=[16], optimizer_kwargs=dict(weight_decay=0.1))),
 }
 
@@ -219,9 +305,17 @@ def test_what_the_library_does_not_know(monkeypatch, kwargs):
     assert taken == 0 and not model._native_update.distrusted
 
 
-def test_what_may_come_in_between(monkeypatch):
+def test_other_box_actions(monkeypatch):
+    model = plan_of(**KINDS["box"])[0]
+    model.policy.action_model = OtherActions(2)
+    monkeypatch.setattr(Plan, "run", None)
+    model.train(gradient_steps=2, batch_size=32)
+
+
+@each_kind
+def test_what_may_come_in_between(monkeypatch, kind):
     """Hooks, other methods, frozen parameters, other types of numbers: torch's step, and the library's again after it."""
-    model = plan_of()[0]
+    model = plan_of(**kind)[0]
     taken, run = [], Plan.run
     monkeypatch.setattr(Plan, "run", lambda self, inputs, learn=True: taken.append(1) or run(self, inputs, learn))
 
@@ -242,6 +336,9 @@ def test_what_may_come_in_between(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(model.policy, "habit", model.policy.habit)
         assert not is_native()
+    with monkeypatch.context() as patch:
+        patch.setattr(model.policy.action_model, "habit", model.policy.action_model.habit)
+        assert not is_native()
     handle = model.policy.optimizer.register_step_post_hook(lambda *args: heard.append(2))
     assert not is_native() and heard[-1] == 2
     handle.remove()
@@ -249,7 +346,7 @@ def test_what_may_come_in_between(monkeypatch):
     assert not is_native()
     model.policy.policy_net.requires_grad_(True)
     assert not is_native(), "the policy net has not learned as often as those that it learns with"
-    model.set_parameters(copy.deepcopy(make(seed=1).learn(60).get_parameters()))
+    model.set_parameters(copy.deepcopy(make(seed=1, **copy.deepcopy(kind)).learn(60).get_parameters()))
     assert is_native()
     before = th.get_num_threads()
     th.set_num_threads(2)
@@ -291,21 +388,22 @@ def twice(policy):
 MOVES = [vector_again, other_statistics, shared_net, other_moments, other_constants, twice]
 
 
+@each_kind
 @pytest.mark.parametrize("move", MOVES, ids=lambda move: move.__name__)
-def test_what_lies_elsewhere_is_found(monkeypatch, move):
+def test_what_lies_elsewhere_is_found(monkeypatch, move, kind):
     """Whatever puts tensors or constants of an agent elsewhere, training goes on from them."""
     models = []
     for native in (True, False):
         with monkeypatch.context() as patch:
             if not native:
                 without_library(patch)
-            model = make(seed=5).learn(60, log_interval=1000)
+            model = make(seed=5, **copy.deepcopy(kind)).learn(60, log_interval=1000)
             move(model.policy)
             taken, run = [], Plan.run
             patch.setattr(
                 Plan, "run", lambda self, inputs, learn=True, r=run, t=taken: t.append(learn) or r(self, inputs, learn)
             )
-            np.random.seed(0)
+            set_random_seed(0)
             model.train(gradient_steps=5, batch_size=32)
             assert bool(taken) == native
             models.append(model)
@@ -364,8 +462,18 @@ def test_shapes_and_actions_that_are_not_usual(monkeypatch):
     assert all(map(th.equal, before, model.policy.parameters()))
 
 
-def test_gradients_are_seen():
-    model = make(max_grad_norm=1e-3).learn(60)
+def test_box_actions_that_are_too_few(monkeypatch):
+    """Those of a buffer for another space: torch says what is wrong with them."""
+    model, _, inputs = plan_of(**KINDS["box"])
+    monkeypatch.setattr(Plan, "run", lambda *args: pytest.fail("not of the library"))
+    pairs = inputs.batch.one_step._replace(actions=inputs.batch.one_step.actions[:, :1])
+    with pytest.raises(RuntimeError):
+        model._native_update(inputs._replace(batch=inputs.batch._replace(one_step=pairs, n_step=pairs)))
+
+
+@each_kind
+def test_gradients_are_seen(kind):
+    model = make(max_grad_norm=1e-3, **copy.deepcopy(kind)).learn(60)
     assert model._native_update.plan is not None
     nets = model.policy.net_parameters()
     seen = [parameter.grad.clone() for parameter in nets]
@@ -379,8 +487,9 @@ def test_a_subclass_does_its_own(monkeypatch):
     assert trained(monkeypatch, True, steps=5)[1] == 0
 
 
-def test_copies_and_loaded_models_go_on(monkeypatch, tmp_path):
-    model = plan_of()[0]
+@each_kind
+def test_copies_and_loaded_models_go_on(monkeypatch, tmp_path, kind):
+    model = plan_of(**kind)[0]
     twin = copy.deepcopy(model)
     before = [parameter.detach().clone() for parameter in model.policy.parameters()]
     assert twin._native_update.model is twin and twin._native_update.plan is None
@@ -393,17 +502,18 @@ def test_copies_and_loaded_models_go_on(monkeypatch, tmp_path):
     for each in loaded:
         each.replay_buffer, each._logger = model.replay_buffer, copy.deepcopy(model.logger)
     with monkeypatch.context() as patch:
-        np.random.seed(0)
+        set_random_seed(0)
         loaded[0].train(gradient_steps=5, batch_size=32)
         assert loaded[0]._native_update.plan is not None
         without_library(patch)
-        np.random.seed(0)
+        set_random_seed(0)
         loaded[1].train(gradient_steps=5, batch_size=32)
     assert_same(*loaded)
 
 
-def test_what_is_not_finite_reaches_no_net():
-    model = plan_of()[0]
+@each_kind
+def test_what_is_not_finite_reaches_no_net(kind):
+    model = plan_of(**kind)[0]
     before = [parameter.detach().clone() for parameter in model.policy.parameters()]
     states = copy.deepcopy([*model.policy.optimizer.state.values()])
     model.replay_buffer.rewards[:] = float("nan")
@@ -414,12 +524,26 @@ def test_what_is_not_finite_reaches_no_net():
         assert all(th.equal(value, kept[name]) for name, value in state.items())
 
 
-def test_a_target_that_is_not_finite_is_not_the_better_one():
+@each_kind
+@pytest.mark.parametrize("net", [0, 1])
+def test_a_target_that_is_not_finite_is_not_the_better_one(kind, net):
     """Of two value nets the worst counts: what is no number must not hide behind the other."""
-    model = plan_of()[0]
-    model.policy.value_net_target.layers[-1].bias.data[1] = float("nan")
+    model = plan_of(**kind)[0]
+    model.policy.value_net_target.layers[-1].bias.data[net] = float("nan")
     with pytest.raises(ValueError, match="value_loss is not finite"):
         model.train(gradient_steps=1, batch_size=32)
+
+
+@pytest.mark.parametrize("output", range(4))
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_policy_of_box_actions_that_is_not_finite(output, value):
+    """A mean or a standard deviation. An infinite standard deviation is at its bound, as with torch."""
+    model, plan, inputs = plan_of(**KINDS["box"])
+    model.policy.policy_net.layers[-1].bias.data[0, 0, output] = value
+    terms = plan.run(inputs, learn=False)[1]
+    bounded = output >= 2 and value == float("inf")
+    assert bool(terms.isfinite().all()) == bounded
+    assert plan.difference(inputs) == ""
 
 
 def test_without_a_library_nothing_is_missed(monkeypatch):
