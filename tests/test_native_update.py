@@ -155,14 +155,17 @@ def test_extreme_outputs_and_inputs():
 def test_extreme_box_actions(monkeypatch, pessimism):
     """Bounds of the standard deviation, samples at the ends of tanh, and value nets of which none is the worst."""
     model, plan, inputs = plan_of(**KINDS["box"], pessimism=pessimism, policy_kwargs=dict(net_arch=[16], n_critics=3))
-    of_policy, of_values = (net.layers[-1].bias.data for net in (model.policy.policy_net, model.policy.value_net))
+    monkeypatch.setattr(native_plan, "TOLERANCE", 1e-3)
     # Where the noise is rounded away torch's gradient is exact again
     monkeypatch.setattr(native_plan, "is_all_but_certain", lambda policy, observations: False)
-    for mean, log_std in [(0.0, 1.5), (0.0, 2.0), (0.0, 30.0), (8.0, 0.0), (-8.0, -2.0), (300.0, 2.5), (-50.0, -25.0)]:
-        of_policy.copy_(th.tensor([mean, -mean, log_std, log_std - 0.3]))
-        assert plan.difference(inputs) == "", (mean, log_std)
-    of_policy.zero_()
-    of_values.fill_(1e9)  # All else is rounded away, but not from the gradients
+    policy, values = model.policy.policy_net.layers[-1], model.policy.value_net.layers[-1]
+    for weight in (1.0, 0.0):  # Without weights the bounds are met exactly
+        policy.weight.data.mul_(weight)
+        for mean, log_std in [(0.0, 1.5), (0.0, 2.0), (0.0, 30.0), (8.0, 0.0), (-8.0, -2.0), (300.0, 2.5), (-2.0, -30.0)]:
+            policy.bias.data.copy_(th.tensor([mean, -mean, log_std, log_std - 0.3]))
+            assert plan.difference(inputs) == "", (mean, log_std)
+    policy.bias.data.zero_()
+    values.bias.data.fill_(1e9)  # All else is rounded away, but not from the gradients
     assert plan.difference(inputs) == ""
 
 

@@ -170,8 +170,8 @@ float judged_efe(const Update& u, const float* first, int64_t apart, int64_t par
     float others = 0.0f;
     for (int64_t part = 0; part < N_HEADS; part++)
       (part == EPISTEMIC ? epistemic : others) += parts[part * parts_apart] * u.head_weights[part];
-    if (k == 0 || others > worst || std::isnan(others)) worst = others, worst_of = k;
-    sum += others;
+    if (k == 0 || others > worst) worst = others, worst_of = k;
+    sum += others;  // NaN if one of them is
   }
   return pessimistic(u, worst, sum) + epistemic / u.value.n_members;
 }
