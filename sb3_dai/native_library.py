@@ -11,7 +11,7 @@ import torch as th
 
 FOLDER = Path(__file__).parent / "native"
 
-SOURCES = ("product.h", "perceptrons.h", "update.h", "library.cpp")
+SOURCES = ("product.h", "perceptrons.h", "update.h", "choice.h", "gaussian.h", "library.cpp")
 
 
 def source_hash(folder: Path = FOLDER) -> str:

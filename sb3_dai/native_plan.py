@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 
 from sb3_dai import free_energy as fe
+from sb3_dai.actions import GaussianActions
 from sb3_dai.compilation import UpdateInputs
 from sb3_dai.native_library import c_sizes, library
 from sb3_dai.networks import BatchedLayerNorm, EnsembleMLP, RunningMean, RunningNorm
@@ -76,7 +77,7 @@ class Update(ctypes.Structure):
         *named(DOUBLE, "beta1 beta2 adam_eps learning_rate"),
         *named(FLOAT, "averaging_rate target_entropy"),
         *named(PLACE, "head_weights log_prior"),
-        *named(PLACE, "observations next_observations has_successor actions"),
+        *named(PLACE, "observations next_observations has_successor choices actions next_noise noise"),
         *named(PLACE, "ends last_observations last_ends discounts log_preference"),
         *((f"to_{name}", PLACE) for name in NAMES),
     )
@@ -212,13 +213,17 @@ class Plan:
             for buffer, value in zip(policy.buffers(), before, strict=True):
                 buffer.copy_(value)
 
-        names, terms, gradients = model._gradients(model.learned_parameters, inputs)
+        with th.random.fork_rng(devices=[]):
+            names, terms, gradients = model._gradients(model.learned_parameters, inputs)
         put_back()
-        names_here, terms_here = self.run(inputs, learn=False)
+        with th.random.fork_rng(devices=[]):  # The same random numbers, and again those in the step itself
+            names_here, terms_here = self.run(inputs, learn=False)
         put_back()
         if names != names_here:
             return f"{names} are logged"
         if not math.isfinite(terms[0].item()) or (policy.normalize_features and loses_digits(policy.features_norm)):
+            return ""
+        if isinstance(policy.action_model, GaussianActions) and is_all_but_certain(policy, inputs.batch.one_step.observations):
             return ""
         # The sum of the losses, which comes first, says least
         for name, one, other in zip(names[1:], terms[1:].tolist(), terms_here[1:].tolist(), strict=True):
@@ -273,8 +278,16 @@ class Plan:
         update.head_weights, update.log_prior = place(inputs.head_weights), place(prior)
         update.observations, update.next_observations = place(one_step.observations), place(one_step.next_observations)
         update.has_successor = place(inputs.batch.has_successor)
-        update.actions, update.ends = place(one_step.actions, th.int64), place(one_step.dones)
+        update.ends = place(one_step.dones)
         same = n_step.rewards is one_step.rewards
+        if isinstance(model.policy.action_model, GaussianActions):
+            # As GaussianHabit draws it: at next states, all together, and then where the policy learns
+            dim = update.n_actions
+            noises = [th.randn(n_rows, dim, dtype=th.float32) for n_rows in (batch if same else 2 * batch, batch)]
+            alive += noises
+            update.actions, update.next_noise, update.noise = place(one_step.actions), *map(th.Tensor.data_ptr, noises)
+        else:
+            update.choices = place(one_step.actions, th.int64)
         update.last_observations = update.next_observations if same else place(n_step.next_observations)
         update.last_ends, update.discounts = place(n_step.dones), place(n_step.discounts)
         update.log_preference = place(inputs.log_preference)
@@ -297,6 +310,19 @@ def loses_digits(of: RunningNorm) -> bool:
     """
     rounding = of.mean.abs() * th.finfo(of.mean.dtype).eps
     return bool((rounding > 1e-3 * (of.var + 1e-8).sqrt()).any())
+
+
+@th.no_grad()
+def is_all_but_certain(policy: "DAIPolicy", observations: Any) -> bool:
+    """
+    :param policy: of ``Box`` actions
+    :param observations: of a batch
+    :return: whether rounding decides what torch's gradient of a density is: a standard deviation is so small that what
+        cancels in it is much larger than what remains, or beside its mean
+    """
+    assert isinstance(policy.action_model, GaussianActions)
+    mean, log_std = policy.action_model._gaussian(policy.policy_net(policy.features(observations))[0])
+    return bool((th.finfo(mean.dtype).eps * (1.0 + mean.abs()) > 1e-3 * log_std.exp()).any())
 
 
 def norm(of: RunningNorm) -> Norm:

@@ -1,6 +1,7 @@
 """
-A gradient step by native/update.h: vectors of numbers are seen, one of some actions is chosen, and a Gaussian ensemble is the
-world model. The hundreds of small calls of torch that ``DAI._update`` consists of take four times as long as their arithmetic.
+A gradient step by native/update.h: vectors of numbers are seen, the actions are ``Discrete`` or ``Box``, and a Gaussian
+ensemble is the world model. The hundreds of small calls of torch that ``DAI._update`` consists of take four times as long as
+their arithmetic.
 """
 
 import warnings
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch as th
 
-from sb3_dai.actions import CategoricalActions
+from sb3_dai.actions import CategoricalActions, GaussianActions
 from sb3_dai.adam import steps_plainly
 from sb3_dai.checks import check_losses
 from sb3_dai.compilation import UpdateInputs
@@ -29,7 +30,7 @@ PARTS = frozenset(
         *("novelty_of", "habit", "efe"),
     )
 )
-"""Methods of the agent and its policy that nobody may have exchanged."""
+"""Methods of the agent, its policy and its kind of actions that nobody may have exchanged."""
 
 
 class NativeUpdate:
@@ -44,7 +45,9 @@ class NativeUpdate:
         self.model = model
         self.packed: PackedNets | None = None
         self.plan: Plan | None = None
-        self.checked = self.distrusted = self.ready = False
+        self.checked: set[bool] = set()
+        """Steps in which the world model learns, or does not, that were compared with torch's"""
+        self.distrusted = self.ready = False
         self.n_moves = -1
 
     def __getstate__(self) -> dict[str, Any]:
@@ -65,8 +68,9 @@ class NativeUpdate:
         if not self.ready or not is_usual(model, inputs):
             return self._otherwise(inputs)
         assert self.plan is not None
-        if not self.checked:
-            self.checked = True
+        # A step without the world model's gradients says nothing about them
+        if self.checked.isdisjoint((True, inputs.learns_transitions)):
+            self.checked.add(inputs.learns_transitions)
             different = self.plan.difference(inputs)
             if different:
                 self.distrusted, self.ready = True, False
@@ -96,7 +100,7 @@ class NativeUpdate:
         if packed is None or not knows(model) or not is_left_alone(model, packed):
             return False
         if packed is not self.packed:
-            self.packed, self.checked, self.distrusted = packed, False, False
+            self.packed, self.checked, self.distrusted = packed, set(), False
         if self.distrusted:
             return False
         packed.tensors()  # Puts back what was moved
@@ -120,8 +124,7 @@ def knows(model: "DAI") -> bool:
         and type(model) is DAI
         and type(policy) is DAIPolicy
         and policy.reads_vectors
-        and isinstance(actions, CategoricalActions)
-        and actions.shape[0] == 1
+        and (type(actions) is GaussianActions or (type(actions) is CategoricalActions and actions.shape[0] == 1))
         and isinstance(policy.transition_model, GaussianTransitions)
         and policy.transition_prior is None
         and policy.novelty == "information_gain"
@@ -130,6 +133,7 @@ def knows(model: "DAI") -> bool:
         and model.epistemic_weight != "auto"
         and PARTS.isdisjoint(vars(model))
         and PARTS.isdisjoint(vars(policy))
+        and PARTS.isdisjoint(vars(actions))
     )
 
 
@@ -159,10 +163,12 @@ def is_usual(model: "DAI", inputs: UpdateInputs) -> bool:
     :return: whether all is of the usual shapes
     """
     policy, batch, n_rows = model.policy, inputs.batch, inputs.log_preference.numel()
-    numbers = (*batch.n_step[3:], *batch.one_step[3:], batch.one_step.actions, batch.has_successor)
+    numbers = (*batch.n_step[3:], *batch.one_step[3:], batch.has_successor)
+    n_coded = policy.action_model.code_dim if isinstance(policy.action_model, GaussianActions) else 1
     observations = (samples[i] for samples in (batch.one_step, batch.n_step) for i in (0, 2))
     return bool(
         one_thread(n_rows * max(net.n_weights for net in nets_of(policy)))
         and all(number.numel() == n_rows for number in numbers if isinstance(number, th.Tensor))
+        and batch.one_step.actions.numel() == n_rows * n_coded
         and all(rows.shape == (n_rows, policy.features_norm.mean.shape[0]) for rows in observations)  # type: ignore[union-attr]
     )

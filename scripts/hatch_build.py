@@ -17,7 +17,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from packaging.tags import platform_tags
 
-SOURCES = ("product.h", "perceptrons.h", "update.h", "library.cpp")
+SOURCES = ("product.h", "perceptrons.h", "update.h", "choice.h", "gaussian.h", "library.cpp")
 
 FLAGS = ["-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp-simd", "-ffp-contract=fast", "-fno-math-errno"]
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import assert_same, inputs_of, make
+from helpers import assert_same, differing, inputs_of, make
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from worlds import BOX, VECTOR, SampledEnv
 
-from sb3_dai import DAI, native_update
+from sb3_dai import DAI, native_plan, native_update
 from sb3_dai import free_energy as fe
+from sb3_dai.actions import GaussianActions
 from sb3_dai.compilation import CompiledUpdate
 from sb3_dai.native_library import library
 from sb3_dai.native_update import NativeUpdate, Plan
@@ -21,6 +23,11 @@ from sb3_dai.replay import sample_transitions
 pytestmark = pytest.mark.skipif(library() is None, reason="the library was not made")
 
 SMALL = dict(net_arch=[16])
+
+KINDS = {"discrete": dict(env="CartPole-v1"), "box": dict(env=SampledEnv(VECTOR, BOX))}
+
+each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+"""Run a test with each kind of actions that the library knows."""
 
 SETTINGS = {
     "default": dict(policy_kwargs=dict()),
@@ -60,6 +67,41 @@ SETTINGS = {
     ),
 }
 
+BOX_SETTINGS = {
+    "default": dict(env="Pendulum-v1", policy_kwargs=dict()),
+    "two dimensions": dict(),
+    "six dimensions, without layer norm": dict(
+        # With seed 3 a hidden unit of the transition net is 0 but for rounding
+        env=SampledEnv(VECTOR, spaces.Box(-1.0, 1.0, (6,))),
+        seed=4,
+        policy_kwargs=dict(net_arch=[40, 17], layer_norm=False),
+    ),
+    "no hidden layer, three value nets, two members": dict(policy_kwargs=dict(net_arch=[], n_critics=3, ensemble_size=2)),
+    "one of each": dict(policy_kwargs=dict(net_arch=[8], n_critics=1, ensemble_size=1)),
+    "features as they are": dict(policy_kwargs=dict(net_arch=[16], normalize_features=False)),
+    "returns of three steps": dict(n_steps=3, bootstrap_entropy=0.5),
+    "a soft value": dict(env="Pendulum-v1", bootstrap_entropy=1.0, epistemic_weight=0.0),
+    "a fixed precision": dict(precision=2.0, bootstrap_entropy=0.3),
+    "a schedule of the precision": dict(precision=lambda progress: 1.0 + progress),
+    "seeking surprise": dict(prediction_error_weight=-0.3, preference_weight=2.0),
+    "shunning surprise": dict(prediction_error_weight=0.7, epistemic_weight=0.2, epistemic_gamma=0.8),
+    "hopeful value nets": dict(pessimism=0.0, policy_kwargs=dict(net_arch=[16], n_critics=3)),
+    "doubtful value nets": dict(pessimism=lambda progress: 1.0 - progress, prediction_error_weight=0.5),
+    "targets by the step of the environment": dict(target_update_interval=7, tau=1.0),
+    "much clipping": dict(max_grad_norm=0.1),
+    "other constants of Adam": dict(policy_kwargs=dict(**SMALL, optimizer_kwargs=dict(betas=(0.8, 0.99), eps=1e-4))),
+    "the world model in every second step": dict(transition_delay=None),
+    "a buffer without next observations": dict(
+        optimize_memory_usage=True,
+        replay_buffer_kwargs=dict(handle_timeout_termination=False),
+        prediction_error_weight=0.5,
+    ),
+    "scaled by SB3": dict(env=lambda: VecNormalize(DummyVecEnv([lambda: SampledEnv(VECTOR, BOX)]))),
+    "bounds of doubles": dict(env=SampledEnv(VECTOR, spaces.Box(-1e300, 1e300, (1, 2), np.float64))),
+}
+
+SETTINGS |= {f"Box, {name}": {"env": SampledEnv(VECTOR, BOX), **kwargs} for name, kwargs in BOX_SETTINGS.items()}
+
 
 def trained(monkeypatch, native, steps=25, **kwargs):
     """A model that took some gradient steps, by the library or without, and how many of them the library took."""
@@ -86,13 +128,13 @@ def test_native_update_is_the_update(monkeypatch, kwargs):
         warnings.filterwarnings("error", message="native/update.h")
         native, taken = trained(monkeypatch, True, **kwargs)
     torchs, not_taken = trained(monkeypatch, False, **kwargs)
-    assert taken >= 25 - 2 * kwargs.get("transition_delay", 1) and not_taken == 0
+    assert taken >= 25 - 2 * (kwargs.get("transition_delay", 1) or 2) and not_taken == 0
     assert_same(native, torchs)
 
 
 def plan_of(**kwargs):
     """A model with a plan and a batch."""
-    model = make(**{"env": "CartPole-v1", "seed": 0, **kwargs}).learn(60)
+    model = make(**{"env": "CartPole-v1", "seed": 0, **copy.deepcopy(kwargs)}).learn(60)
     (batch,) = sample_transitions(model.replay_buffer, 40)
     assert model._native_update.plan is not None
     return model, model._native_update.plan, inputs_of(model, batch)
@@ -110,14 +152,65 @@ def test_extreme_outputs_and_inputs():
         assert plan.difference(inputs) == "", size
 
 
-def test_a_changed_equation_is_noticed(monkeypatch):
+@pytest.mark.parametrize("pessimism", [0.0, 0.3, 1.0])
+def test_extreme_box_actions(monkeypatch, pessimism):
+    """Bounds of the standard deviation, samples at the ends of tanh, and value nets of which none is the worst."""
+    model, plan, inputs = plan_of(**KINDS["box"], pessimism=pessimism, policy_kwargs=dict(net_arch=[16], n_critics=3))
+    monkeypatch.setattr(native_plan, "TOLERANCE", 1e-3)
+    # Where the noise is rounded away torch's gradient is exact again
+    monkeypatch.setattr(native_plan, "is_all_but_certain", lambda policy, observations: False)
+    policy, values = model.policy.policy_net.layers[-1], model.policy.value_net.layers[-1]
+    for weight in (1.0, 0.0):  # Without weights the bounds are met exactly
+        policy.weight.data.mul_(weight)
+        for mean, log_std in [(0.0, 1.5), (0.0, 2.0), (0.0, 30.0), (8.0, 0.0), (-8.0, -2.0), (300.0, 2.5), (-2.0, -30.0)]:
+            policy.bias.data.copy_(th.tensor([mean, -mean, log_std, log_std - 0.3]))
+            assert plan.difference(inputs) == "", (mean, log_std)
+    policy.bias.data.zero_()
+    values.bias.data.fill_(1e9)  # All else is rounded away, but not from the gradients
+    assert plan.difference(inputs) == ""
+
+
+def test_a_policy_that_is_all_but_certain(monkeypatch):
+    """What cancels in torch's gradient of the density is then larger than the rest, and no changed equation."""
+    model, plan, inputs = plan_of(**KINDS["box"])
+    model.policy.policy_net.layers[-1].bias.data.copy_(th.tensor([0.1, -0.1, -15.0, 0.0]))
+    assert plan.difference(inputs) == ""
+    monkeypatch.setattr(native_plan, "is_all_but_certain", lambda policy, observations: False)
+    assert plan.difference(inputs) == "the gradient of policy_net"
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_random_numbers_are_those_of_torch(monkeypatch, n_steps):
+    """After as many steps the generator is where torch's steps leave it, and the comparison of the first leaves no trace."""
+    states, models = [], []
+    for native, compared in ((True, True), (True, False), (False, False)):
+        with monkeypatch.context() as patch:
+            if not compared:
+                patch.setattr(Plan, "difference", lambda self, inputs: "")
+            models.append(trained(patch, native, **KINDS["box"], n_steps=n_steps)[0])
+            states.append(th.get_rng_state())
+    assert th.equal(states[0], states[1]) and th.equal(states[0], states[2])
+    assert not differing(*(model.policy.state_dict() for model in models[:2]))
+
+
+@each_kind
+def test_a_changed_equation_is_noticed(monkeypatch, kind):
     """Whoever tries another information gain shall get it, with a word about the copy in C++."""
     gain = fe.information_gain
     monkeypatch.setattr(fe, "information_gain", lambda mean, log_var: 2.0 * gain(mean, log_var))
     with pytest.warns(UserWarning, match="native/update.h does not do what DAI._update does"):
-        model, taken = trained(monkeypatch, True)
+        model, taken = trained(monkeypatch, True, **kind)
     assert taken == 0 and model._native_update.distrusted
-    assert_same(model, trained(monkeypatch, False)[0])
+    assert_same(model, trained(monkeypatch, False, **kind)[0])
+
+
+@each_kind
+def test_the_world_model_is_compared_when_it_learns(monkeypatch, kind):
+    """The first step that the library takes is one in which it does not, with a delay."""
+    monkeypatch.setattr(fe, "gaussian_nll", lambda *args: fe_gaussian_nll(*args).detach() + 0.0 * args[0].sum())
+    with pytest.warns(UserWarning, match="the gradient of transition_net"):
+        model, taken = trained(monkeypatch, True, steps=5, transition_delay=2, **kind)
+    assert taken == 1 and model._native_update.distrusted
 
 
 @pytest.mark.parametrize(
@@ -136,13 +229,35 @@ def test_each_term_is_compared(monkeypatch, name, change, what):
     assert plan.difference(inputs).startswith(f"{what} is")
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "what"),
+    [
+        ("tanh_gaussian_log_prob", lambda *args: fe_log_prob(*args) + 0.1, "policy_loss is"),
+        ("sampled_divergence", lambda *args: 1.1 * fe_sampled_divergence(*args), "policy_loss is"),
+        ("judged_parts", lambda efe, *rest: 1.1 * fe_judged_parts(efe, *rest), "value_loss is"),
+        ("judged_efe", lambda *args: 1.1 * fe_judged_efe(*args), "policy_loss is"),
+        # Of the same value, with another gradient
+        ("judged_efe", lambda *args: fe_judged_efe(*args).detach() + 0.0 * args[0].sum(), "the gradient of policy_net"),
+        ("tanh_gaussian_log_prob", lambda *args: fe_log_prob(*args).detach(), "the gradient of policy_net"),
+    ],
+)
+def test_each_term_of_box_actions_is_compared(monkeypatch, name, change, what):
+    _, plan, inputs = plan_of(**KINDS["box"])
+    assert plan.difference(inputs) == ""
+    monkeypatch.setattr(fe, name, change)
+    assert plan.difference(inputs).startswith(what)
+
+
 fe_policy_divergence, fe_gaussian_nll = fe.policy_divergence, fe.gaussian_nll
+fe_log_prob, fe_sampled_divergence = fe.tanh_gaussian_log_prob, fe.sampled_divergence
+fe_judged_parts, fe_judged_efe = fe.judged_parts, fe.judged_efe
 
 
+@pytest.mark.parametrize("actions", [spaces.Discrete(2), BOX], ids=KINDS)
 @pytest.mark.parametrize(("low", "high"), [(-100.0, -99.99999), (1e6 - 1.0, 1e6 + 1.0)])
-def test_observations_that_lose_their_digits(low, high):
+def test_observations_that_lose_their_digits(low, high, actions):
     """Rounding is no changed equation."""
-    env = SampledEnv(spaces.Box(np.float32(low), np.float32(high), (2,)), spaces.Discrete(2))
+    env = SampledEnv(spaces.Box(np.float32(low), np.float32(high), (2,)), actions)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="native/update.h")
         for seed in range(5):
@@ -150,10 +265,13 @@ def test_observations_that_lose_their_digits(low, high):
             assert not model._native_update.distrusted and model._native_update.plan is not None
 
 
-def test_gradients_are_compared_and_statistics_left_alone(monkeypatch):
-    model, plan, inputs = plan_of()
+@each_kind
+def test_gradients_are_compared_and_statistics_left_alone(monkeypatch, kind):
+    model, plan, inputs = plan_of(**kind)
     before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    generator = th.get_rng_state()
     assert plan.difference(inputs) == ""
+    assert th.equal(th.get_rng_state(), generator)
     assert all(th.equal(tensor, before[name]) for name, tensor in model.policy.state_dict().items())
     # Of the same value, with another gradient
     monkeypatch.setattr(fe, "gaussian_nll", lambda *args: fe_gaussian_nll(*args).detach() + 0.0 * args[0].sum())
@@ -164,8 +282,11 @@ class Subclass(DAI):
     pass
 
 
+class OtherActions(GaussianActions):
+    pass
+
+
 OTHERS = {
-    "Box actions": dict(env=SampledEnv(VECTOR, BOX)),
     "several choices": dict(env=SampledEnv(VECTOR, spaces.MultiDiscrete([2, 3]))),
     "numbered states": dict(env=SampledEnv(spaces.Discrete(4), spaces.Discrete(2))),
     "another activation": dict(policy_kwargs=dict(net_arch=[16], activation_fn=th.nn.Tanh)),
@@ -176,6 +297,8 @@ OTHERS = {
     "an automatic weight": dict(epistemic_weight="auto"),
     "two rates": dict(policy_kwargs=dict(net_arch=[16], lr_multipliers=dict(value=2.0))),
     "another optimizer": dict(policy_kwargs=dict(net_arch=[16], optimizer_class=th.optim.SGD)),
+    "Box actions, an automatic weight": dict(env=SampledEnv(VECTOR, BOX), epistemic_weight="auto"),
+    "Box actions, variance": dict(env=SampledEnv(VECTOR, BOX), policy_kwargs=dict(net_arch=[16], novelty="variance")),
     "weight decay": dict(policy_kwargs=dict(net_arch=[16], optimizer_kwargs=dict(weight_decay=0.1))),
 }
 
@@ -218,9 +341,17 @@ def test_an_agent_is_looked_at_once_a_call(monkeypatch):
     assert len(looked) == 7
 
 
-def test_what_may_come_in_between(monkeypatch):
+def test_other_box_actions(monkeypatch):
+    model = plan_of(**KINDS["box"])[0]
+    model.policy.action_model = OtherActions(2)
+    monkeypatch.setattr(Plan, "run", None)
+    model.train(gradient_steps=2, batch_size=32)
+
+
+@each_kind
+def test_what_may_come_in_between(monkeypatch, kind):
     """Hooks, other methods, frozen parameters, other types of numbers: torch's step, and the library's again after it."""
-    model = plan_of()[0]
+    model = plan_of(**kind)[0]
     taken, run = [], Plan.run
     monkeypatch.setattr(Plan, "run", lambda self, inputs, learn=True: taken.append(1) or run(self, inputs, learn))
 
@@ -241,6 +372,9 @@ def test_what_may_come_in_between(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(model.policy, "habit", model.policy.habit)
         assert not is_native()
+    with monkeypatch.context() as patch:
+        patch.setattr(model.policy.action_model, "habit", model.policy.action_model.habit)
+        assert not is_native()
     handle = model.policy.optimizer.register_step_post_hook(lambda *args: heard.append(2))
     assert not is_native() and heard[-1] == 2
     handle.remove()
@@ -248,7 +382,7 @@ def test_what_may_come_in_between(monkeypatch):
     assert not is_native()
     model.policy.policy_net.requires_grad_(True)
     assert not is_native(), "the policy net has not learned as often as those that it learns with"
-    model.set_parameters(copy.deepcopy(make(seed=1).learn(60).get_parameters()))
+    model.set_parameters(copy.deepcopy(make(seed=1, **copy.deepcopy(kind)).learn(60).get_parameters()))
     assert is_native()
     before = th.get_num_threads()
     th.set_num_threads(2)
@@ -290,21 +424,22 @@ def twice(policy):
 MOVES = [vector_again, other_statistics, shared_net, other_moments, other_constants, twice]
 
 
+@each_kind
 @pytest.mark.parametrize("move", MOVES, ids=lambda move: move.__name__)
-def test_what_lies_elsewhere_is_found(monkeypatch, move):
+def test_what_lies_elsewhere_is_found(monkeypatch, move, kind):
     """Whatever puts tensors or constants of an agent elsewhere, training goes on from them."""
     models = []
     for native in (True, False):
         with monkeypatch.context() as patch:
             if not native:
                 without_library(patch)
-            model = make(seed=5).learn(60, log_interval=1000)
+            model = make(seed=5, **copy.deepcopy(kind)).learn(60, log_interval=1000)
             move(model.policy)
             taken, run = [], Plan.run
             patch.setattr(
                 Plan, "run", lambda self, inputs, learn=True, r=run, t=taken: t.append(learn) or r(self, inputs, learn)
             )
-            np.random.seed(0)
+            set_random_seed(0)
             model.train(gradient_steps=5, batch_size=32)
             assert bool(taken) == native
             models.append(model)
@@ -363,8 +498,18 @@ def test_shapes_and_actions_that_are_not_usual(monkeypatch):
     assert all(map(th.equal, before, model.policy.parameters()))
 
 
-def test_gradients_are_seen():
-    model = make(max_grad_norm=1e-3).learn(60)
+def test_box_actions_that_are_too_few(monkeypatch):
+    """Those of a buffer for another space: torch says what is wrong with them."""
+    model, _, inputs = plan_of(**KINDS["box"])
+    monkeypatch.setattr(Plan, "run", lambda *args: pytest.fail("not of the library"))
+    pairs = inputs.batch.one_step._replace(actions=inputs.batch.one_step.actions[:, :1])
+    with pytest.raises(RuntimeError):
+        model._native_update(inputs._replace(batch=inputs.batch._replace(one_step=pairs, n_step=pairs)))
+
+
+@each_kind
+def test_gradients_are_seen(kind):
+    model = make(max_grad_norm=1e-3, **copy.deepcopy(kind)).learn(60)
     assert model._native_update.plan is not None
     nets = model.policy.net_parameters()
     seen = [parameter.grad.clone() for parameter in nets]
@@ -378,8 +523,9 @@ def test_a_subclass_does_its_own(monkeypatch):
     assert trained(monkeypatch, True, steps=5)[1] == 0
 
 
-def test_copies_and_loaded_models_go_on(monkeypatch, tmp_path):
-    model = plan_of()[0]
+@each_kind
+def test_copies_and_loaded_models_go_on(monkeypatch, tmp_path, kind):
+    model = plan_of(**kind)[0]
     twin = copy.deepcopy(model)
     before = [parameter.detach().clone() for parameter in model.policy.parameters()]
     assert twin._native_update.model is twin and twin._native_update.plan is None
@@ -392,17 +538,18 @@ def test_copies_and_loaded_models_go_on(monkeypatch, tmp_path):
     for each in loaded:
         each.replay_buffer, each._logger = model.replay_buffer, copy.deepcopy(model.logger)
     with monkeypatch.context() as patch:
-        np.random.seed(0)
+        set_random_seed(0)
         loaded[0].train(gradient_steps=5, batch_size=32)
         assert loaded[0]._native_update.plan is not None
         without_library(patch)
-        np.random.seed(0)
+        set_random_seed(0)
         loaded[1].train(gradient_steps=5, batch_size=32)
     assert_same(*loaded)
 
 
-def test_what_is_not_finite_reaches_no_net():
-    model = plan_of()[0]
+@each_kind
+def test_what_is_not_finite_reaches_no_net(kind):
+    model = plan_of(**kind)[0]
     before = [parameter.detach().clone() for parameter in model.policy.parameters()]
     states = copy.deepcopy([*model.policy.optimizer.state.values()])
     model.replay_buffer.rewards[:] = float("nan")
@@ -413,12 +560,26 @@ def test_what_is_not_finite_reaches_no_net():
         assert all(th.equal(value, kept[name]) for name, value in state.items())
 
 
-def test_a_target_that_is_not_finite_is_not_the_better_one():
+@each_kind
+@pytest.mark.parametrize("net", [0, 1])
+def test_a_target_that_is_not_finite_is_not_the_better_one(kind, net):
     """Of two value nets the worst counts: what is no number must not hide behind the other."""
-    model = plan_of()[0]
-    model.policy.value_net_target.layers[-1].bias.data[1] = float("nan")
+    model = plan_of(**kind)[0]
+    model.policy.value_net_target.layers[-1].bias.data[net] = float("nan")
     with pytest.raises(ValueError, match="value_loss is not finite"):
         model.train(gradient_steps=1, batch_size=32)
+
+
+@pytest.mark.parametrize("output", range(4))
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_policy_of_box_actions_that_is_not_finite(output, value):
+    """A mean or a standard deviation. An infinite standard deviation is at its bound, as with torch."""
+    model, plan, inputs = plan_of(**KINDS["box"])
+    model.policy.policy_net.layers[-1].bias.data[0, 0, output] = value
+    terms = plan.run(inputs, learn=False)[1]
+    bounded = output >= 2 and value == float("inf")
+    assert bool(terms.isfinite().all()) == bounded
+    assert plan.difference(inputs) == ""
 
 
 def test_without_a_library_nothing_is_missed(monkeypatch):

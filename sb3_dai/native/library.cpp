@@ -1,6 +1,7 @@
 // A plain library, without torch, that is made when the package is installed.
+#include "choice.h"
+#include "gaussian.h"
 #include "perceptrons.h"
-#include "update.h"
 
 extern "C" {
 
@@ -14,5 +15,5 @@ void perceptrons_backward(const Nets* nets, const float* gradient, const Layer* 
 }
 
 // 0, or 1 if there is an action that does not exist and nothing was done
-int gradient_step(const Update* update) { return step(*update); }
+int gradient_step(const Update* update) { return update->choices ? step<Choice>(*update) : step<Gaussian>(*update); }
 }

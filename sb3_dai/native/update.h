@@ -1,13 +1,11 @@
-// One gradient step of an agent that sees vectors of numbers and chooses one of some actions: what DAI._update does, by the
-// equations of free_energy.py with their gradients worked out.
+// One gradient step of an agent that sees vectors of numbers: what DAI._update does, by the equations of free_energy.py with
+// their gradients worked out. What depends on the kind of actions is in choice.h and gaussian.h.
 #ifndef SB3_DAI_UPDATE_H
 #define SB3_DAI_UPDATE_H
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <limits>
-#include <numeric>
 
 #include "perceptrons.h"
 
@@ -64,7 +62,8 @@ struct Update {
   const float *head_weights, *log_prior;
   // Of the batch, (batch, n_features) and (batch,); n-step rewards are in log_preference
   const float *observations, *next_observations, *has_successor;
-  const int64_t* actions;
+  const int64_t* choices;                     // Discrete actions, or null
+  const float *actions, *next_noise, *noise;  // Box actions and what theirs are drawn with, (..., n_actions), or null
   const float *ends, *last_observations, *last_ends, *discounts, *log_preference;
   // What is logged: losses and means
   float *to_loss, *to_transition_loss, *to_value_loss, *to_policy_loss, *to_precision_loss, *to_precision;
@@ -72,11 +71,43 @@ struct Update {
   float *to_vfe, *to_prediction_error, *to_information_gain, *to_extrinsic_value, *to_epistemic_value, *to_entropy;
 };
 
-float* take(std::vector<float>& pool, int64_t& used, int64_t size) {
-  float* at = pool.data() + used;
-  used += (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-  return at;
-}
+// Memory of a thread's steps, each of which asks for the same
+class Pool {
+ public:
+  void start() { n_taken = 0; }
+
+  float* take(int64_t size) {
+    if (n_taken == blocks.size()) blocks.emplace_back();
+    std::vector<float>& block = blocks[n_taken++];
+    if (block.size() < static_cast<size_t>(size + ALIGNMENT)) block.resize(size + ALIGNMENT);
+    const auto place = reinterpret_cast<uintptr_t>(block.data());
+    return block.data() + (-place / sizeof(float)) % ALIGNMENT;
+  }
+
+ private:
+  std::vector<std::vector<float>> blocks;
+  size_t n_taken = 0;
+};
+
+// What a step has found
+struct Step {
+  const Update& u;
+  Pool& pool;
+  int64_t n_next;  // rows of next states, and of those after n steps
+  // DAIPolicy.observe, and the features with the coded actions
+  float *features, *next_features, *outcome, *pairs;
+  // The world model's outputs, their gradient, and what they say of each row
+  Nets transition;
+  float *of_transition, *error, *gain;
+  double mean_gain;
+  // Parts of G and the entropy of the policy at next states, (n_next, N_HEADS + 1), and what the value net learns
+  float *next_efe, *targets;
+  Nets value, policy;
+  float *efe, *of_efe, *of_policy;
+  float *policy_kept, *target_kept;  // of next states, for others after them
+  float unit;  // of the policy's loss, in which it learns
+  double divergences, entropies;
+};
 
 void update(const Norm& norm, const float* rows, int64_t n_rows, int64_t size) {
   const float rate = 1.0f / std::min(*norm.n_batches += 1.0f, norm.horizon);
@@ -112,14 +143,6 @@ inline void soft(float x, float& plus, float& slope) {
   slope = (x < 0.0f ? small : 1.0f) / (1.0f + small);
 }
 
-void log_softmax(const float* logits, int64_t size, float* out) {
-  float highest = logits[0], sum = 0.0f;
-  for (int64_t a = 1; a < size; a++) highest = logits[a] > highest || std::isnan(logits[a]) ? logits[a] : highest;
-  for (int64_t a = 0; a < size; a++) sum += std::exp(logits[a] - highest);
-  const float log_sum = highest + std::log(sum);
-  for (int64_t a = 0; a < size; a++) out[a] = logits[a] - log_sum;
-}
-
 float higher(float one, float other) { return one > other || std::isnan(one) ? one : other; }
 
 // free_energy.pessimistic
@@ -128,25 +151,32 @@ float pessimistic(const Update& u, float worst, float sum) {
   return u.pessimism < 0.5f ? average + u.pessimism * (worst - average) : worst - (1.0f - u.pessimism) * (worst - average);
 }
 
-// judged_parts of G under the policy, and the policy's entropy after them
-void expected_efe(const Update& u, const float* log_prob, const float* table, int64_t b, int64_t n_rows, float* efe) {
-  const int64_t width = N_HEADS * u.n_actions, n_critics = u.value.n_members;
-  std::fill_n(efe, N_HEADS + 1, 0.0f);
-  for (int64_t a = 0; a < u.n_actions; a++) {
-    const float prob = std::exp(log_prob[a]);
-    for (int64_t part = 0; part < N_HEADS; part++) {
-      const float* first = table + b * width + part * u.n_actions + a;
-      float worst = *first, sum = *first;
-      for (int64_t k = 1; k < n_critics; k++) {
-        const float other = first[k * n_rows * width];
-        worst = higher(other, worst);
-        sum += other;
-      }
-      efe[part] += prob * (part == EPISTEMIC ? sum / n_critics : pessimistic(u, worst, sum));
-    }
-    efe[N_HEADS] -= prob * log_prob[a];
+// free_energy.judged_parts of one part at one place, whose value nets are apart
+float judged_part(const Update& u, const float* first, int64_t apart, int64_t part) {
+  float worst = *first, sum = *first;
+  for (int64_t k = 1; k < u.value.n_members; k++) {
+    const float other = first[k * apart];
+    worst = higher(other, worst);
+    sum += other;
   }
+  return part == EPISTEMIC ? sum / u.value.n_members : pessimistic(u, worst, sum);
 }
+
+// free_energy.judged_efe at one place, whose value nets and parts are apart, and the first of the worst of the nets
+float judged_efe(const Update& u, const float* first, int64_t apart, int64_t parts_apart, int64_t& worst_of) {
+  float worst = 0.0f, sum = 0.0f, epistemic = 0.0f;
+  for (int64_t k = 0; k < u.value.n_members; k++) {
+    const float* parts = first + k * apart;
+    float others = 0.0f;
+    for (int64_t part = 0; part < N_HEADS; part++)
+      (part == EPISTEMIC ? epistemic : others) += parts[part * parts_apart] * u.head_weights[part];
+    if (k == 0 || others > worst) worst = others, worst_of = k;
+    sum += others;  // NaN if one of them is
+  }
+  return pessimistic(u, worst, sum) + epistemic / u.value.n_members;
+}
+
+float precision(const Update& u) { return std::exp(*u.precision.nets); }
 
 // Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1)
 void learn(const Update& u, const Adam& adam, float scale) {
@@ -181,60 +211,47 @@ int64_t kept_size(const Net& net, int64_t batch) {
   return net.n_members * batch * size;
 }
 
-int step(const Update& u) {
-  const int64_t batch = u.batch, n_features = u.n_features, n_actions = u.n_actions, width = N_HEADS * n_actions;
-  const int64_t n_members = u.transition.n_members, n_critics = u.value.n_members, n_inputs = n_features + n_actions;
-  for (int64_t b = 0; b < batch; b++)
-    if (u.actions[b] < 0 || u.actions[b] >= n_actions) return 1;
-  const bool two_steps = u.last_observations != u.next_observations;
-  const int64_t n_next = two_steps ? 2 * batch : batch;
-  static thread_local std::vector<float> pool;
-  const int64_t n_kept[] = {kept_size(u.transition, batch), kept_size(u.policy, std::max(batch, n_next)),
-                            kept_size(u.value, batch), kept_size(u.value_target, n_next)};
-  const int64_t n_predicted = n_members * batch * n_features, n_efe = n_critics * width;
-  const int64_t sizes[] = {
-      batch * (3 * n_features + n_inputs + 2 * n_actions + N_HEADS + 2), n_next * (n_features + n_actions + N_HEADS + 1),
-      7 * n_predicted, (n_next + 2 * batch) * n_efe, n_kept[0], n_kept[1], n_kept[2], n_kept[3],
-  };
-  int64_t used = 0;
-  pool.resize(std::accumulate(std::begin(sizes), std::end(sizes), 32 * ALIGNMENT));
-  const auto space = [&](int64_t size) { return take(pool, used, size); };
-  const auto nets = [&](const Net& net, int64_t n_rows, const float* inputs, float* kept) {
-    return Nets{net.n_members, n_rows, net.n_layers, net.sizes, net.layers, inputs, kept};
-  };
+Nets nets(const Net& net, int64_t n_rows, const float* inputs, float* kept) {
+  return {net.n_members, n_rows, net.n_layers, net.sizes, net.layers, inputs, kept};
+}
 
-  // DAIPolicy.observe: the running statistics, and what the world model is to predict
-  float *outcome = space(batch * n_features), *features = space(batch * n_features);
-  float* next_features = space(n_next * n_features);
+// DAIPolicy.observe: the running statistics, and what the world model is to predict
+void observe(Step& s) {
+  const Update& u = s.u;
+  const int64_t batch = u.batch, n_features = u.n_features;
+  const bool two_steps = u.last_observations != u.next_observations;
+  s.n_next = two_steps ? 2 * batch : batch;
+  s.outcome = s.pool.take(batch * n_features);
+  s.features = s.pool.take(batch * n_features);
+  s.next_features = s.pool.take(s.n_next * n_features);
   update(u.features_norm, u.observations, batch, n_features);
   for (int64_t b = 0; b < batch; b++)
     for (int64_t i = b * n_features; i < (b + 1) * n_features; i++)
-      outcome[i] = (u.next_observations[i] - u.observations[i]) * (u.has_successor ? u.has_successor[b] : 1.0f);
-  update(u.change_norm, outcome, batch, n_features);
-  normalized(u.change_norm, false, outcome, batch, n_features, outcome);
+      s.outcome[i] = (u.next_observations[i] - u.observations[i]) * (u.has_successor ? u.has_successor[b] : 1.0f);
+  update(u.change_norm, s.outcome, batch, n_features);
+  normalized(u.change_norm, false, s.outcome, batch, n_features, s.outcome);
   const auto scaled = [&](const float* rows, float* out) {
     if (u.normalizes)
       normalized(u.features_norm, true, rows, batch, n_features, out);
     else
       std::copy_n(rows, batch * n_features, out);
   };
-  scaled(u.observations, features);
-  scaled(u.next_observations, next_features);
-  if (two_steps) scaled(u.last_observations, next_features + batch * n_features);
-  float* pairs = space(batch * n_inputs);
-  for (int64_t b = 0; b < batch; b++) {
-    std::copy_n(features + b * n_features, n_features, pairs + b * n_inputs);
-    for (int64_t a = 0; a < n_actions; a++) pairs[b * n_inputs + n_features + a] = u.actions[b] == a;
-  }
+  scaled(u.observations, s.features);
+  scaled(u.next_observations, s.next_features);
+  if (two_steps) scaled(u.last_observations, s.next_features + batch * n_features);
+}
 
-  // The world model: gaussian_nll with smooth bounds of the variance, prediction_error and information_gain
-  const int64_t n_outputs = 2 * n_features;
-  float *kept = space(n_kept[0]), *outputs = space(2 * n_predicted);
-  float *gradient = space(2 * n_predicted), *error = space(batch), *gain = space(batch);
-  const Nets transition = nets(u.transition, batch, pairs, kept);
-  forward(transition, u.eps, outputs);
+// The world model: gaussian_nll with smooth bounds of the variance, prediction_error and information_gain
+void predict(Step& s) {
+  const Update& u = s.u;
+  const int64_t batch = u.batch, n_features = u.n_features, n_outputs = 2 * n_features, n_members = u.transition.n_members;
+  const int64_t n_predicted = n_members * batch * n_features;
+  float *outputs = s.pool.take(2 * n_predicted), *gradient = s.of_transition = s.pool.take(2 * n_predicted);
+  float *error = s.error = s.pool.take(batch), *gain = s.gain = s.pool.take(batch);
+  s.transition = nets(u.transition, batch, s.pairs, s.pool.take(kept_size(u.transition, batch)));
+  forward(s.transition, u.eps, outputs);
   const float share = 1.0f / (n_members * batch);
-  float *log_var = space(n_predicted), *inverse_var = space(n_predicted), *slope = space(n_predicted);
+  float *log_var = s.pool.take(n_predicted), *inverse_var = s.pool.take(n_predicted), *slope = s.pool.take(n_predicted);
   for (int64_t row = 0; row < n_members * batch; row++)
     std::copy_n(outputs + row * n_outputs + n_features, n_features, log_var + row * n_features);
 #pragma omp simd
@@ -252,7 +269,7 @@ int step(const Update& u) {
     float all = 0.0f;
     error[b] = gain[b] = 0.0f;
     for (int64_t i = 0; i < n_features; i++) {
-      const float observed = outcome[b * n_features + i];
+      const float observed = s.outcome[b * n_features + i];
       float sum = 0.0f, apart = 0.0f, squares = 0.0f, noise = 0.0f;
       for (int64_t k = 0; k < n_members; k++) {
         const int64_t row = k * batch + b, at = row * n_outputs + i, j = row * n_features + i;
@@ -278,94 +295,66 @@ int step(const Update& u) {
     mean_gain += gain[b];
   }
   *u.to_transition_loss = transition_loss * share;
-  *u.to_information_gain = mean_gain /= batch;
+  *u.to_information_gain = s.mean_gain = mean_gain / batch;
+}
 
-  // DAI._efe_target
-  float *next_log_prob = space(n_next * n_actions), *next_efe = space(n_next * (N_HEADS + 1));
-  float *policy_kept = space(n_kept[1]), *target_kept = space(n_kept[3]), *table = space(n_next * n_efe);
-  forward(nets(u.policy, n_next, next_features, policy_kept), u.eps, next_log_prob);
-  forward(nets(u.value_target, n_next, next_features, target_kept), u.eps, table);
+// DAI._efe_target, from next_efe
+void bootstrap(Step& s) {
+  const Update& u = s.u;
+  const int64_t batch = u.batch;
   double next_epistemic = 0.0;
-  for (int64_t b = 0; b < n_next; b++) {
-    float* log_prob = next_log_prob + b * n_actions;
-    log_softmax(log_prob, n_actions, log_prob);
-    expected_efe(u, log_prob, table, b, n_next, next_efe + b * (N_HEADS + 1));
-    if (b < batch) next_epistemic += next_efe[b * (N_HEADS + 1) + EPISTEMIC];
-  }
-  const float precision = std::exp(*u.precision.nets), elsewhere = update(u.epistemic_mean, next_epistemic / batch);
-  *u.gain_peak = higher(update(u.gain_mean, mean_gain), *u.gain_peak);
+  for (int64_t b = 0; b < batch; b++) next_epistemic += s.next_efe[b * (N_HEADS + 1) + EPISTEMIC];
+  const float elsewhere = update(u.epistemic_mean, next_epistemic / batch);
+  *u.gain_peak = higher(update(u.gain_mean, s.mean_gain), *u.gain_peak);
   const float peak = *u.gain_peak > 0.0f ? *u.gain_peak : std::numeric_limits<float>::infinity();
-  float* targets = space(batch * N_HEADS);
+  const float entropy_weight = u.bootstrap_entropy / precision(u);
+  s.targets = s.pool.take(batch * N_HEADS);
   double extrinsic = 0.0, epistemic = 0.0, mean_error = 0.0;
   for (int64_t b = 0; b < batch; b++) {
-    const float *next = next_efe + b * (N_HEADS + 1), *last = two_steps ? next + batch * (N_HEADS + 1) : next;
-    const float soft_efe = last[EXTRINSIC] - u.bootstrap_entropy / precision * last[N_HEADS];
+    const float *next = s.next_efe + b * (N_HEADS + 1), *last = next + (s.n_next - batch) * (N_HEADS + 1);
+    const float soft_efe = last[EXTRINSIC] - entropy_weight * last[N_HEADS];
     const float discount = u.discounts ? u.discounts[b] : u.gamma;
-    float* target = targets + b * N_HEADS;
+    float* target = s.targets + b * N_HEADS;
     target[EXTRINSIC] = -u.preference_weight * u.log_preference[b] + discount * (1.0f - u.last_ends[b]) * soft_efe;
-    target[EPISTEMIC] = -gain[b] / peak + u.epistemic_gamma * (next[EPISTEMIC] + u.ends[b] * (elsewhere - next[EPISTEMIC]));
-    target[PREDICTION_ERROR] = u.surprise_sign * error[b] + u.gamma * (1.0f - u.ends[b]) * next[PREDICTION_ERROR];
+    target[EPISTEMIC] = -s.gain[b] / peak + u.epistemic_gamma * (next[EPISTEMIC] + u.ends[b] * (elsewhere - next[EPISTEMIC]));
+    target[PREDICTION_ERROR] = u.surprise_sign * s.error[b] + u.gamma * (1.0f - u.ends[b]) * next[PREDICTION_ERROR];
     extrinsic -= target[EXTRINSIC];
     epistemic -= target[EPISTEMIC];
-    mean_error += error[b];
+    mean_error += s.error[b];
   }
   *u.to_extrinsic_value = extrinsic / batch;
   *u.to_epistemic_value = epistemic / batch;
   *u.to_prediction_error = mean_error / batch;
+}
 
-  // The value net: mean squared errors of the action taken, each head's by its weight
-  float *value_kept = space(n_kept[2]), *efe = space(batch * n_efe), *of_efe = space(batch * n_efe);
-  const Nets value = nets(u.value, batch, features, value_kept);
-  forward(value, u.eps, efe);
+// The value net: mean squared errors of the action taken, each head's by its weight
+void evaluate(Step& s, const float* inputs) {
+  const Update& u = s.u;
+  const int64_t batch = u.batch, width = u.value.sizes[u.value.n_layers], n_options = width / N_HEADS;
+  const int64_t n_critics = u.value.n_members, n_efe = n_critics * width;
+  s.value = nets(u.value, batch, inputs, s.pool.take(kept_size(u.value, batch)));
+  float *efe = s.efe = s.pool.take(batch * n_efe), *of_efe = s.of_efe = s.pool.take(batch * n_efe);
+  forward(s.value, u.eps, efe);
   std::fill_n(of_efe, batch * n_efe, 0.0f);
   double value_loss = 0.0;
   for (int64_t k = 0; k < n_critics; k++)
     for (int64_t b = 0; b < batch; b++)
       for (int64_t part = 0; part < N_HEADS; part++) {
-        const int64_t at = (k * batch + b) * width + part * n_actions + u.actions[b];
-        const float missed = efe[at] - targets[b * N_HEADS + part];
+        const int64_t at = (k * batch + b) * width + part * n_options + (u.choices ? u.choices[b] : 0);
+        const float missed = efe[at] - s.targets[b * N_HEADS + part];
         value_loss += u.head_weights[part] * missed * missed;
         of_efe[at] = 2.0f * u.head_weights[part] * missed / batch;
       }
   *u.to_value_loss = value_loss / batch;
+}
 
-  // The policy: policy_divergence from the posterior under judged_efe
-  float *log_prob = space(batch * n_actions), *of_logits = space(batch * n_actions), posterior[64];
-  std::vector<float> many(n_actions > 64 ? n_actions : 0);
-  float* log_target = n_actions > 64 ? many.data() : posterior;
-  const Nets policy = nets(u.policy, batch, features, policy_kept);
-  forward(policy, u.eps, log_prob);
-  const float unit = u.precision_learns ? 1.0f / precision : 1.0f;
-  double divergences = 0.0, entropies = 0.0;
-  for (int64_t b = 0; b < batch; b++) {
-    float *row = log_prob + b * n_actions, divergence = 0.0f;
-    log_softmax(row, n_actions, row);
-    for (int64_t a = 0; a < n_actions; a++) {
-      float worst = 0.0f, sum = 0.0f, epistemic = 0.0f;
-      for (int64_t k = 0; k < n_critics; k++) {
-        const float* parts = efe + (k * batch + b) * width + a;
-        float others = 0.0f;
-        for (int64_t part = 0; part < N_HEADS; part++)
-          (part == EPISTEMIC ? epistemic : others) += parts[part * n_actions] * u.head_weights[part];
-        worst = k ? higher(others, worst) : others;
-        sum += others;
-      }
-      const float judged = pessimistic(u, worst, sum) + epistemic / n_critics;
-      log_target[a] = (u.log_prior ? u.log_prior[b * n_actions + a] : 0.0f) - precision * judged;
-    }
-    log_softmax(log_target, n_actions, log_target);
-    for (int64_t a = 0; a < n_actions; a++) {
-      divergence += std::exp(row[a]) * (row[a] - log_target[a]);
-      entropies -= std::exp(row[a]) * row[a];
-    }
-    for (int64_t a = 0; a < n_actions; a++)
-      of_logits[b * n_actions + a] = std::exp(row[a]) * (row[a] - log_target[a] - divergence) * unit / batch;
-    divergences += divergence;
-  }
-  *u.to_policy_loss = divergences / batch * unit;
-  *u.to_entropy = entropies / batch;
-  *u.to_vfe = *u.to_prediction_error + divergences / batch;
-  *u.to_precision = precision;
+// Terms of which the others are known. Returns whether all are finite
+bool sum_up(const Step& s) {
+  const Update& u = s.u;
+  *u.to_policy_loss = s.divergences / u.batch * s.unit;
+  *u.to_entropy = s.entropies / u.batch;
+  *u.to_vfe = *u.to_prediction_error + s.divergences / u.batch;
+  *u.to_precision = precision(u);
   *u.to_epistemic_weight = u.head_weights[EPISTEMIC];
   *u.to_loss = *u.to_transition_loss + *u.to_value_loss + *u.to_policy_loss;
   if (u.precision_learns) {
@@ -373,12 +362,11 @@ int step(const Update& u) {
     *u.to_precision_loss = *u.precision.nets * *u.precision.gradients;
     *u.to_loss += *u.to_precision_loss;
   }
-  if (!std::isfinite(*u.to_loss)) return 0;  // The nets stay as they were
+  return std::isfinite(*u.to_loss);
+}
 
-  if (u.transitions_learn) backward(transition, gradient, u.transition.gradients, nullptr);
-  backward(value, of_efe, u.value.gradients, nullptr);
-  backward(policy, of_logits, u.policy.gradients, nullptr);
-  if (!u.nets_learn) return 0;  // Somebody wants the gradients alone
+// DAI._optimize
+void learn(const Update& u) {
   const float norm = std::sqrt(square_sum(u.always.gradients, u.always.size) +
                                (u.transitions_learn ? square_sum(u.transitions.gradients, u.transitions.size) : 0.0f));
   const float scale = std::min(u.max_norm / (norm + 1e-6f), 1.0f);
@@ -387,6 +375,28 @@ int step(const Update& u) {
   if (u.precision_learns) learn(u, u.precision, 1.0f);
   follow(u.average, u.always.nets + u.n_target - u.n_average, u.n_average, u.averaging_rate);
   if (u.tau > 0.0f) follow(u.target, u.always.nets, u.n_target, u.tau);
+}
+
+// Actions: of choice.h or gaussian.h
+template <typename Actions>
+int step(const Update& u) {
+  if (!Actions::exist(u)) return 1;
+  static thread_local Pool pool;
+  pool.start();
+  Step s{u, pool};
+  observe(s);
+  Actions::encode(s);
+  predict(s);
+  Actions::next_efe(s);
+  bootstrap(s);
+  evaluate(s, Actions::READ_BY_VALUE_NETS ? s.pairs : s.features);
+  s.unit = u.precision_learns ? 1.0f / precision(u) : 1.0f;
+  Actions::divergence(s);
+  if (!sum_up(s)) return 0;  // The nets stay as they were
+  if (u.transitions_learn) backward(s.transition, s.of_transition, u.transition.gradients, nullptr);
+  backward(s.value, s.of_efe, u.value.gradients, nullptr);
+  backward(s.policy, s.of_policy, u.policy.gradients, nullptr);
+  if (u.nets_learn) learn(u);  // Else somebody wants the gradients alone
   return 0;
 }
 
