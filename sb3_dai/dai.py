@@ -131,9 +131,9 @@ class DAI(CrashSafeSaving):
     :param bootstrap_entropy: share of the policy's entropy in the extrinsic target: 1 is a soft value, 0 a plain one.
         A soft value pays for lasting, which suits tasks that do so too.
     :param max_grad_norm: The maximum value for the gradient clipping, ``None`` for no clipping
-    :param compile: whether to compile the update of the nets, which takes some seconds at the first one, or up to a minute if
-        it was never compiled on this machine before, and a C++ compiler. Without one a warning says so. It gains nothing
-        where the library that installation makes takes the whole gradient step (docs/speed.md).
+    :param compile: whether to compile the update of the nets where the library that installation makes does not take the
+        whole gradient step (docs/speed.md). It takes some seconds at the first update, or up to a minute if it was never
+        compiled on this machine before, and a C++ compiler. Without one a warning says so.
     :param action_noise: the action noise type (None by default), for ``Box`` actions: added to the policy's own
     :param use_sde: generalized State Dependent Exploration is not supported: only False is accepted
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average

@@ -123,7 +123,8 @@ class Perceptrons(th.autograd.Function):
         sizes = sizes_of(parameters, normed)
         hidden = sizes[1:-1]
         n_members = parameters[0].shape[0]
-        n_kept = n_members * batch * (2 * sum(hidden) + len(hidden) if normed else sum(hidden))
+        # An empty tensor lies nowhere, and nothing is kept
+        n_kept = n_members * batch * (sum(hidden) + len(hidden) * normed) if ctx is not None else 0
         if n_kept >= MUCH:
             keep_freed_memory()
         kept, outputs = th.empty(n_kept), th.empty(n_members, batch, sizes[-1])

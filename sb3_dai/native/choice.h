@@ -49,10 +49,8 @@ struct Choice {
     float* log_prob = s.pool.take(n_next * n_actions);
     float* table = s.pool.take(n_next * u.value.n_members * width);
     s.next_efe = s.pool.take(n_next * (N_HEADS + 1));
-    s.policy_kept = s.pool.take(kept_size(u.policy, n_next));
-    s.target_kept = s.pool.take(kept_size(u.value_target, n_next));
-    forward(nets(u.policy, n_next, s.next_features, s.policy_kept), u.eps, log_prob);
-    forward(nets(u.value_target, n_next, s.next_features, s.target_kept), u.eps, table);
+    forward(nets(u.policy, n_next, s.next_features, nullptr), u.eps, log_prob);
+    forward(nets(u.value_target, n_next, s.next_features, nullptr), u.eps, table);
     for (int64_t b = 0; b < n_next; b++) {
       float* row = log_prob + b * n_actions;
       log_softmax(row, n_actions, row);
@@ -66,7 +64,7 @@ struct Choice {
     const int64_t batch = u.batch, n_actions = u.n_actions, width = N_HEADS * n_actions;
     float *log_prob = s.pool.take(batch * n_actions), *log_target = s.pool.take(n_actions);
     s.of_policy = s.pool.take(batch * n_actions);
-    s.policy = nets(u.policy, batch, s.features, s.policy_kept);
+    s.policy = nets(u.policy, batch, s.features, s.pool.take(kept_size(u.policy, batch)));
     forward(s.policy, u.eps, log_prob);
     const float precise = precision(u);
     for (int64_t b = 0; b < batch; b++) {

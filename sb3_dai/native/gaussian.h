@@ -66,12 +66,10 @@ struct Gaussian {
     const int64_t n_next = s.n_next;
     float *outputs = s.pool.take(2 * n_next * u.n_actions), *parts = s.pool.take(n_next * u.value.n_members * N_HEADS);
     s.next_efe = s.pool.take(n_next * (N_HEADS + 1));
-    s.policy_kept = s.pool.take(kept_size(u.policy, n_next));
-    s.target_kept = s.pool.take(kept_size(u.value_target, n_next));
-    forward(nets(u.policy, n_next, s.next_features, s.policy_kept), u.eps, outputs);
+    forward(nets(u.policy, n_next, s.next_features, nullptr), u.eps, outputs);
     const Sample sample = draw(s, outputs, u.next_noise, n_next);
     const float* inputs = beside(s, s.next_features, sample.actions, n_next);
-    forward(nets(u.value_target, n_next, inputs, s.target_kept), u.eps, parts);
+    forward(nets(u.value_target, n_next, inputs, nullptr), u.eps, parts);
     for (int64_t b = 0; b < n_next; b++) {
       float* efe = s.next_efe + b * (N_HEADS + 1);
       for (int64_t part = 0; part < N_HEADS; part++)
@@ -99,10 +97,11 @@ struct Gaussian {
     float *outputs = s.pool.take(2 * batch * n_actions), *parts = s.pool.take(n_efe), *of_parts = s.pool.take(n_efe);
     float* of_inputs = s.pool.take(batch * n_inputs);
     s.of_policy = s.pool.take(2 * batch * n_actions);
-    s.policy = nets(u.policy, batch, s.features, s.policy_kept);
+    s.policy = nets(u.policy, batch, s.features, s.pool.take(kept_size(u.policy, batch)));
     forward(s.policy, u.eps, outputs);
     const Sample sample = draw(s, outputs, u.noise, batch);
-    const Nets value = nets(u.value, batch, beside(s, s.features, sample.actions, batch), s.target_kept);
+    const float* inputs = beside(s, s.features, sample.actions, batch);
+    const Nets value = nets(u.value, batch, inputs, s.pool.take(kept_size(u.value, batch)));
     forward(value, u.eps, parts);
     const float precise = precision(u), of_log_prob = s.unit / batch;
     for (int64_t b = 0; b < batch; b++) {

@@ -19,23 +19,23 @@ struct Nets {
   const int64_t* sizes;  // of the inputs and of each layer's outputs
   const Layer* layers;
   const float* inputs;  // (batch, sizes[0])
-  // Of each hidden layer the outputs, (n_members, batch, size), and if it is normalised the same before gain and shift, and
-  // the inverse standard deviations, (n_members, batch)
+  // For the gradients, or null: of each hidden layer the outputs, (n_members, batch, size). If it is normalised they are made
+  // again of the same before gain and shift, and there are the inverse standard deviations, (n_members, batch)
   float* kept;
 };
 
 struct Hidden {
-  float *outputs, *normalized, *inverse_std;
+  float *numbers, *inverse_std;
 };
 
 Hidden hidden(const Nets& nets, int64_t layer, int64_t member) {
   float* at = nets.kept;
   for (int64_t before = 0; before < layer; before++) {
     const int64_t size = nets.sizes[before + 1];
-    at += nets.n_members * nets.batch * (nets.layers[before].gain ? 2 * size + 1 : size);
+    at += nets.n_members * nets.batch * (nets.layers[before].gain ? size + 1 : size);
   }
-  const int64_t size = nets.batch * nets.sizes[layer + 1], all = nets.n_members * size;
-  return {at + member * size, at + all + member * size, at + 2 * all + member * nets.batch};
+  const int64_t size = nets.batch * nets.sizes[layer + 1];
+  return {at + member * size, at + nets.n_members * size + member * nets.batch};
 }
 
 void multiply(Matrix left, Matrix right, float* out, int64_t n_rows, int64_t n_columns, int64_t depth, bool add = false) {
@@ -148,18 +148,19 @@ float normalize(const float* bias, const float* gain, const float* shift, float*
 }
 
 // The gradients of a rectified layer's outputs become those of what its normalisation reads
-void denormalize_rows(const float* gain, const float* outputs, const float* normalized, const float* inverse_std,
+void denormalize_rows(const float* gain, const float* shift, const float* normalized, const float* inverse_std,
                       float* of_gain, float* of_shift, float* gradient, int64_t size) {
   constexpr int64_t AT_ONCE = 4;  // As many as registers hold
   vec sum[LANES], along[LANES];
   for (int64_t b = 0; b < LANES; b += AT_ONCE) {
     vec sums_here[AT_ONCE] = {}, along_here[AT_ONCE] = {};
     for (int64_t i = 0; i < size; i += LANES) {
-      const vec gains = load(gain + i);
+      const vec gains = load(gain + i), shifts = load(shift + i);
       vec of_gains = load(of_gain + i), of_shifts = load(of_shift + i);
       for (int64_t j = 0; j < AT_ONCE; j++) {
         const int64_t at = (b + j) * size + i;
-        const vec number = load(normalized + at), passed = load(outputs + at) <= 0.0f ? vec{} : load(gradient + at);
+        const vec number = load(normalized + at);
+        const vec passed = number * gains + shifts <= 0.0f ? vec{} : load(gradient + at);
         const vec gained = passed * gains;
         of_gains += passed * number;
         of_shifts += passed;
@@ -183,12 +184,12 @@ void denormalize_rows(const float* gain, const float* outputs, const float* norm
     }
 }
 
-void denormalize(const float* gain, const float* outputs, const float* normalized, float inverse_std, float* of_gain,
+void denormalize(const float* gain, const float* shift, const float* normalized, float inverse_std, float* of_gain,
                  float* of_shift, float* gradient, int64_t size) {
   float sum = 0.0f, along = 0.0f;
 #pragma omp simd reduction(+ : sum, along)
   for (int64_t i = 0; i < size; i++) {
-    gradient[i] = outputs[i] <= 0.0f ? 0.0f : gradient[i];
+    gradient[i] = normalized[i] * gain[i] + shift[i] <= 0.0f ? 0.0f : gradient[i];
     of_gain[i] += gradient[i] * normalized[i];
     of_shift[i] += gradient[i];
     gradient[i] *= gain[i];
@@ -201,31 +202,54 @@ void denormalize(const float* gain, const float* outputs, const float* normalize
   for (int64_t i = 0; i < size; i++) gradient[i] = inverse_std * (gradient[i] - sum - normalized[i] * along);
 }
 
+// The outputs of a normalised layer from what is kept of them
+void rescale(const float* gain, const float* shift, const float* normalized, float* rows, int64_t n_rows, int64_t size) {
+  for (int64_t b = 0; b < n_rows; b++)
+#pragma omp simd
+    for (int64_t i = 0; i < size; i++) {
+      const float number = normalized[b * size + i] * gain[i] + shift[i];
+      rows[b * size + i] = number < 0.0f ? 0.0f : number;
+    }
+}
+
+// Of a thread, for all calls of one function: what was there before is not needed
+template <typename Caller>
+float* scratch(int64_t size) {
+  static thread_local std::vector<float> pool;
+  if (pool.size() < static_cast<size_t>(size)) pool.resize(size);
+  return pool.data();
+}
+
 // outputs: (n_members, batch, sizes[n_layers])
 void forward(const Nets& nets, float eps, float* outputs) {
   const auto [n_members, batch, n_layers, sizes, layers, first_inputs, kept] = nets;
+  const int64_t widest = *std::max_element(sizes, sizes + n_layers + 1);
+  // What stays in the processor's caches is written there
+  float *here = scratch<struct Forward>(3 * batch * widest + batch), *before = here + batch * widest;
+  const Hidden forgotten = {before + batch * widest, before + 2 * batch * widest};
   for (int64_t member = 0; member < n_members; member++) {
     const float* inputs = first_inputs;
     for (int64_t l = 0; l < n_layers; l++) {
       const int64_t n_in = sizes[l], n_out = sizes[l + 1];
       const bool last = l + 1 == n_layers;
-      const Hidden here = last ? Hidden{outputs + member * batch * n_out, nullptr, nullptr} : hidden(nets, l, member);
       const Layer& layer = layers[l];
       const float* bias = layer.bias + member * n_out;
-      multiply({inputs, n_in, 1}, {layer.weight + member * n_in * n_out, n_out, 1}, here.outputs, batch, n_out, n_in);
+      const Hidden hid = kept && !last ? hidden(nets, l, member) : forgotten;
+      float* rows = last ? outputs + member * batch * n_out : kept && !layer.gain ? hid.numbers : here;
+      multiply({inputs, n_in, 1}, {layer.weight + member * n_in * n_out, n_out, 1}, rows, batch, n_out, n_in);
       if (layer.gain) {
         const float *gain = layer.gain + member * n_out, *shift = layer.shift + member * n_out;
-        const auto [rows, normalized, inverse_std] = here;
         int64_t b = 0;
         if (n_out % LANES == 0)
           for (; b + LANES <= batch; b += LANES)
-            normalize_rows(bias, gain, shift, rows + b * n_out, normalized + b * n_out, inverse_std + b, n_out, eps);
+            normalize_rows(bias, gain, shift, rows + b * n_out, hid.numbers + b * n_out, hid.inverse_std + b, n_out, eps);
         for (; b < batch; b++)
-          inverse_std[b] = normalize(bias, gain, shift, rows + b * n_out, normalized + b * n_out, n_out, eps);
+          hid.inverse_std[b] = normalize(bias, gain, shift, rows + b * n_out, hid.numbers + b * n_out, n_out, eps);
       } else {
-        for (int64_t b = 0; b < batch; b++) add(bias, here.outputs + b * n_out, n_out, !last);
+        for (int64_t b = 0; b < batch; b++) add(bias, rows + b * n_out, n_out, !last);
       }
-      inputs = here.outputs;
+      inputs = rows;
+      std::swap(here, before);
     }
   }
 }
@@ -236,18 +260,22 @@ void forward(const Nets& nets, float eps, float* outputs) {
 void backward(const Nets& nets, const float* gradient, const Layer* gradients, float* of_inputs) {
   const auto [n_members, batch, n_layers, sizes, layers, first_inputs, kept] = nets;
   const int64_t widest = *std::max_element(sizes, sizes + n_layers + 1);
-  static thread_local std::vector<float> buffers;
-  buffers.resize(2 * batch * widest + 2 * widest);
-  float *here = buffers.data(), *before = here + batch * widest, *nowhere = before + batch * widest;
+  float *here = scratch<struct Backward>(3 * batch * widest + 2 * widest), *before = here + batch * widest;
+  float *again = before + batch * widest, *nowhere = again + batch * widest;
   for (int64_t member = 0; member < n_members; member++) {
     const float* now = gradient + member * batch * sizes[n_layers];
     for (int64_t l = n_layers - 1; l >= 0; l--) {
       const int64_t n_in = sizes[l], n_out = sizes[l + 1];
-      const float* inputs = l ? hidden(nets, l - 1, member).outputs : first_inputs;
+      // What the layer reads, and of it the gain and the shift
+      const Hidden hid = l ? hidden(nets, l - 1, member) : Hidden{};
+      const bool normed = l && layers[l - 1].gain;
+      const float *gain = normed ? layers[l - 1].gain + member * n_in : nullptr, *shift = nullptr;
+      if (normed) shift = layers[l - 1].shift + member * n_in;
       if (gradients) {
+        const float* inputs = l == 0 ? first_inputs : normed ? again : hid.numbers;
+        if (normed) rescale(gain, shift, hid.numbers, again, batch, n_in);
         multiply({inputs, 1, n_in}, {now, n_out, 1}, gradients[l].weight + member * n_in * n_out, n_in, n_out, batch);
-        float* of_bias = gradients[l].bias + member * n_out;
-        add_rows(now, batch, n_out, of_bias);
+        add_rows(now, batch, n_out, gradients[l].bias + member * n_out);
       }
       const Matrix turned = {layers[l].weight + member * n_in * n_out, 1, n_out};
       if (l == 0) {
@@ -255,29 +283,24 @@ void backward(const Nets& nets, const float* gradient, const Layer* gradients, f
         continue;
       }
       multiply({now, n_out, 1}, turned, before, batch, n_in, n_out);
-      const Layer& layer = layers[l - 1];
-      const Hidden hid = hidden(nets, l - 1, member);
-      float *of_gain = nowhere, *of_shift = nowhere + widest;
-      if (gradients && layer.gain) {
-        of_gain = gradients[l - 1].gain + member * n_in;
-        of_shift = gradients[l - 1].shift + member * n_in;
+      if (normed) {
+        float *of_gain = nowhere, *of_shift = nowhere + widest;
+        if (gradients) {
+          of_gain = gradients[l - 1].gain + member * n_in;
+          of_shift = gradients[l - 1].shift + member * n_in;
+        }
         std::fill_n(of_gain, n_in, 0.0f);
         std::fill_n(of_shift, n_in, 0.0f);
-      }
-      const auto [outputs, normalized, inverse_std] = hid;
-      if (layer.gain) {
-        const float* gain = layer.gain + member * n_in;
         int64_t b = 0;
         if (n_in % LANES == 0)
           for (; b + LANES <= batch; b += LANES)
-            denormalize_rows(gain, outputs + b * n_in, normalized + b * n_in, inverse_std + b, of_gain, of_shift,
-                             before + b * n_in, n_in);
+            denormalize_rows(gain, shift, hid.numbers + b * n_in, hid.inverse_std + b, of_gain, of_shift, before + b * n_in,
+                             n_in);
         for (; b < batch; b++)
-          denormalize(gain, outputs + b * n_in, normalized + b * n_in, inverse_std[b], of_gain, of_shift, before + b * n_in,
-                      n_in);
+          denormalize(gain, shift, hid.numbers + b * n_in, hid.inverse_std[b], of_gain, of_shift, before + b * n_in, n_in);
       } else {
 #pragma omp simd
-        for (int64_t i = 0; i < batch * n_in; i++) before[i] = outputs[i] <= 0.0f ? 0.0f : before[i];
+        for (int64_t i = 0; i < batch * n_in; i++) before[i] = hid.numbers[i] <= 0.0f ? 0.0f : before[i];
       }
       std::swap(here, before);
       now = here;

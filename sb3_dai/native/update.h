@@ -104,7 +104,6 @@ struct Step {
   float *next_efe, *targets;
   Nets value, policy;
   float *efe, *of_efe, *of_policy;
-  float *policy_kept, *target_kept;  // of next states, for others after them
   float unit;  // of the policy's loss, in which it learns
   double divergences, entropies;
 };
@@ -207,7 +206,7 @@ void follow(float* copy, const float* newest, int64_t size, float rate) {
 
 int64_t kept_size(const Net& net, int64_t batch) {
   int64_t size = 0;
-  for (int64_t l = 0; l + 1 < net.n_layers; l++) size += net.layers[l].gain ? 2 * net.sizes[l + 1] + 1 : net.sizes[l + 1];
+  for (int64_t l = 0; l + 1 < net.n_layers; l++) size += net.layers[l].gain ? net.sizes[l + 1] + 1 : net.sizes[l + 1];
   return net.n_members * batch * size;
 }
 
