@@ -111,7 +111,7 @@ def places_of(model: "DAI", packed: PackedNets) -> tuple[Any, ...]:
     means = policy.mean_epistemic_efe, policy.novelty_scale.running
     state = packed.optimizer.state.get(policy.log_precision, {})
     tensors = [*(part.flat for part in packed.parts), policy.log_precision, *state.values(), policy.novelty_scale.peak]
-    tensors += [tensor for module in (*norms, *means) for tensor in module.buffers()]
+    tensors += [tensor for module in (*norms, *means) for tensor in module._buffers.values() if tensor is not None]
     constants = [(module.horizon, module.clip) for module in norms], [module.horizon for module in means], fe.RESOLUTION
     return *constants, *map(th.Tensor.data_ptr, tensors)
 
@@ -137,6 +137,7 @@ class Plan:
 
     def __init__(self, model: "DAI", packed: PackedNets, places: tuple[Any, ...]) -> None:
         self.model, self.packed, self.places = model, packed, places
+        self.n_weights = max(net.n_weights for net in nets_of(model.policy))
         policy = model.policy
         assert isinstance(policy.transition_model, GaussianTransitions) and policy.transition_net is not None
         parameters = [x for together in packed.learned for x in together.nets.tensors]

@@ -65,9 +65,8 @@ class NativeUpdate:
         model = self.model
         if not (again and self.ready and self.n_moves == model.policy.n_moves):
             self.ready, self.n_moves = self._is_ready(), model.policy.n_moves
-        if not self.ready or not is_usual(model, inputs):
+        if not self.ready or self.plan is None or not is_usual(self.plan, inputs):
             return self._otherwise(inputs)
-        assert self.plan is not None
         # A step without the world model's gradients says nothing about them
         if self.checked.isdisjoint((True, inputs.learns_transitions)):
             self.checked.add(inputs.learns_transitions)
@@ -156,19 +155,20 @@ def is_left_alone(model: "DAI", packed: PackedNets) -> bool:
     )
 
 
-def is_usual(model: "DAI", inputs: UpdateInputs) -> bool:
+def is_usual(plan: Plan, inputs: UpdateInputs) -> bool:
     """
-    :param model: an agent that update.h knows
+    :param plan: of an agent
     :param inputs: of a gradient step
     :return: whether all is of the usual shapes
     """
-    policy, batch, n_rows = model.policy, inputs.batch, inputs.log_preference.numel()
+    policy, batch, n_rows = plan.model.policy, inputs.batch, inputs.log_preference.numel()
+    shape = (n_rows, plan.update.n_features)
     numbers = (*batch.n_step[3:], *batch.one_step[3:], batch.has_successor)
     n_coded = policy.action_model.code_dim if isinstance(policy.action_model, GaussianActions) else 1
     observations = (samples[i] for samples in (batch.one_step, batch.n_step) for i in (0, 2))
     return bool(
-        one_thread(n_rows * max(net.n_weights for net in nets_of(policy)))
+        one_thread(n_rows * plan.n_weights)
         and all(number.numel() == n_rows for number in numbers if isinstance(number, th.Tensor))
         and batch.one_step.actions.numel() == n_rows * n_coded
-        and all(rows.shape == (n_rows, policy.features_norm.mean.shape[0]) for rows in observations)  # type: ignore[union-attr]
+        and all(rows.shape == shape for rows in observations)  # type: ignore[union-attr]
     )

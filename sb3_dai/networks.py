@@ -171,9 +171,7 @@ class EnsembleMLP(nn.Module):
         :return: whether the native library knows all layers, and nobody listens to them
         """
         layers = self.layers._modules.values()
-        if len(layers) != len(self.kinds):
-            return False
-        return all(type(layer) is kind and not has_hooks(layer) for layer, kind in zip(layers, self.kinds, strict=True))
+        return tuple(map(type, layers)) == self.kinds and not any(map(has_hooks, layers))
 
 
 def has_hooks(module: nn.Module) -> bool:

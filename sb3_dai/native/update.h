@@ -183,9 +183,12 @@ void learn(const Update& u, const Adam& adam, float scale) {
   const double of_mean = u.learning_rate / (1.0 - std::pow(u.beta1, adam.step[0]));
   const float rate = of_mean, of_root = 1.0 / std::sqrt(1.0 - std::pow(u.beta2, adam.step[0]));
   const float beta1 = u.beta1, rest1 = 1.0 - u.beta1, beta2 = u.beta2, rest2 = 1.0 - u.beta2, eps = u.adam_eps;
+  if (scale != 1.0f)  // What parameter.grad shows
+#pragma omp simd
+    for (int64_t i = 0; i < adam.size; i++) adam.gradients[i] *= scale;
 #pragma omp simd
   for (int64_t i = 0; i < adam.size; i++) {
-    const float gradient = adam.gradients[i] *= scale;  // What parameter.grad shows
+    const float gradient = adam.gradients[i];
     adam.mean[i] = adam.mean[i] * beta1 + gradient * rest1;
     adam.square[i] = adam.square[i] * beta2 + gradient * gradient * rest2;
     adam.nets[i] -= rate * adam.mean[i] / (std::sqrt(adam.square[i]) * of_root + eps);
