@@ -56,7 +56,7 @@ def test_agents_run_in_several_processes(tmp_path):
 
 def test_pymdp_or_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pymdp.envs", None)
-    with pytest.raises(SystemExit, match=r"pip install -e '\.\[pymdp\]'"):
+    with pytest.raises(SystemExit, match=r"pip install -e '\.\[zoo,pymdp\]'"):
         grid_world.pymdp_world(json.dumps(SMALL))
 
 
