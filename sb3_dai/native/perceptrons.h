@@ -9,6 +9,8 @@
 
 namespace {
 
+constexpr int64_t ALIGNMENT = 16;  // of numbers
+
 // What a layer learns, and the gradients of that: of all members, one after the other. No norm, no gain and shift
 struct Layer {
   float *weight, *bias, *gain, *shift;
@@ -36,12 +38,6 @@ Hidden hidden(const Nets& nets, int64_t layer, int64_t member) {
   }
   const int64_t size = nets.batch * nets.sizes[layer + 1];
   return {at + member * size, at + nets.n_members * size + member * nets.batch};
-}
-
-void multiply(Matrix left, Matrix right, float* out, int64_t n_rows, int64_t n_columns, int64_t depth, bool add = false) {
-  for (int64_t n = 0; n < n_columns; n += COLUMNS)
-    columns(left, {right.data + n * right.column, right.row, right.column}, out + n, n_columns, n_rows,
-            std::min(COLUMNS, n_columns - n), depth, add);
 }
 
 // NaN is neither below nor above zero: it stays
@@ -212,12 +208,18 @@ void rescale(const float* gain, const float* shift, const float* normalized, flo
     }
 }
 
+// Room for so many numbers, where vectors do not lie in two lines of a cache
+float* aligned(std::vector<float>& block, int64_t size) {
+  if (block.size() < static_cast<size_t>(size + ALIGNMENT)) block.resize(size + ALIGNMENT);
+  const auto place = reinterpret_cast<uintptr_t>(block.data());
+  return block.data() + (-place / sizeof(float)) % ALIGNMENT;
+}
+
 // Of a thread, for all calls of one function: what was there before is not needed
 template <typename Caller>
 float* scratch(int64_t size) {
-  static thread_local std::vector<float> pool;
-  if (pool.size() < static_cast<size_t>(size)) pool.resize(size);
-  return pool.data();
+  static thread_local std::vector<float> block;
+  return aligned(block, size);
 }
 
 // outputs: (n_members, batch, sizes[n_layers])

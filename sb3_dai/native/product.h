@@ -17,6 +17,7 @@ constexpr int64_t LANES = 16, ROWS = 8;  // of 32 registers 16 sums, 2 of the pa
 constexpr int64_t LANES = 8, ROWS = 6;  // of 16 registers of AVX2 12, 2 and 1
 #endif
 constexpr int64_t COLUMNS = 2 * LANES, DEPTH = 256;
+constexpr int64_t SHALLOW = 8 * DEPTH;  // Numbers
 
 typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
 typedef float half_vec __attribute__((vector_size(LANES / 2 * sizeof(float))));
@@ -33,36 +34,46 @@ struct Panel {
   int64_t row;
 };
 
-// Rows of the result, from a panel of NV vectors, of which n_columns numbers count
+// Rows of the result, from a panel of NV vectors, of which n_columns numbers count. Unrolled at once: sums are registers
 template <typename V, int64_t MB, int64_t NV>
-void block(Matrix left, Panel panel, float* out, int64_t out_row, int64_t n_columns, int64_t depth, bool add) {
+inline __attribute__((always_inline)) void block(const Matrix& left, Panel panel, float* out, int64_t out_row, int64_t n_columns, int64_t depth, bool add) {
   constexpr int64_t SIZE = sizeof(V) / sizeof(float);
-  V sums[MB][NV] = {};
+  V sums[MB][NV];
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < MB; i++)
+#pragma GCC unroll 2
+    for (int64_t j = 0; j < NV; j++) sums[i][j] = V{};
   for (int64_t k = 0; k < depth; k++) {
     V right[NV];
+#pragma GCC unroll 2
     for (int64_t j = 0; j < NV; j++) std::memcpy(&right[j], panel.data + k * panel.row + j * SIZE, sizeof(V));
+#pragma GCC unroll 16
     for (int64_t i = 0; i < MB; i++) {
       const float one = left.data[i * left.row + k * left.column];
+#pragma GCC unroll 2
       for (int64_t j = 0; j < NV; j++) sums[i][j] += one * right[j];
     }
   }
+  if (n_columns == NV * SIZE && !add) {
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < MB; i++)
+#pragma GCC unroll 2
+      for (int64_t j = 0; j < NV; j++) std::memcpy(out + i * out_row + j * SIZE, &sums[i][j], sizeof(V));
+    return;
+  }
+#pragma GCC unroll 16
   for (int64_t i = 0; i < MB; i++) {
-    float* to = out + i * out_row;
     float row[NV * SIZE];
-    if (add) {
-      std::memcpy(row, sums[i], sizeof(row));
-      for (int64_t n = 0; n < n_columns; n++) to[n] += row[n];
-    } else if (n_columns == NV * SIZE) {
-      std::memcpy(to, sums[i], sizeof(row));
-    } else {
-      std::memcpy(row, sums[i], sizeof(row));
-      std::memcpy(to, row, n_columns * sizeof(float));
-    }
+#pragma GCC unroll 2
+    for (int64_t j = 0; j < NV; j++) std::memcpy(row + j * SIZE, &sums[i][j], sizeof(V));
+    float* to = out + i * out_row;
+    for (int64_t n = 0; n < n_columns; n++) to[n] = add ? to[n] + row[n] : row[n];
   }
 }
 
 template <typename V, int64_t NV>
-void rows(Matrix left, Panel panel, float* out, int64_t out_row, int64_t n_rows, int64_t n_columns, int64_t depth, bool add) {
+void rows(const Matrix& left, Panel panel, float* out, int64_t out_row, int64_t n_rows, int64_t n_columns, int64_t depth,
+          bool add) {
   int64_t m = 0;
   const auto from = [&](int64_t row) { return Matrix{left.data + row * left.row, left.row, left.column}; };
   for (; m + ROWS <= n_rows; m += ROWS) block<V, ROWS, NV>(from(m), panel, out + m * out_row, out_row, n_columns, depth, add);
@@ -109,36 +120,71 @@ void transpose(const float* from, int64_t from_row, float* panel) {
   for (int64_t i = 0; i < LANES; i++) std::memcpy(panel + i * COLUMNS, &rows[i], sizeof(vec));
 }
 
+// A few columns of the right matrix, to where they lie densely
+void pack(Matrix right, int64_t n_columns, int64_t depth, float* panel) {
+  if (right.column == 1 && n_columns == COLUMNS) {
+    for (int64_t k = 0; k < depth; k++) std::memcpy(panel + k * COLUMNS, right.data + k * right.row, COLUMNS * sizeof(float));
+  } else if (right.row == 1 && n_columns == COLUMNS && depth % LANES == 0) {
+    for (int64_t n = 0; n < COLUMNS; n += LANES)
+      for (int64_t k = 0; k < depth; k += LANES)
+        transpose(right.data + k + n * right.column, right.column, panel + k * COLUMNS + n);
+  } else {
+    // What fills up a vector is not stored, but denormal numbers would take their time
+    if (n_columns % LANES) std::memset(panel, 0, depth * COLUMNS * sizeof(float));
+    for (int64_t n = 0; n < n_columns; n++)
+      for (int64_t k = 0; k < depth; k++) panel[k * COLUMNS + n] = right.data[k * right.row + n * right.column];
+  }
+}
+
+// As rows, of vectors that n_columns fill
+inline void all_rows(const Matrix& left, Panel panel, float* out, int64_t out_row, int64_t n_rows, int64_t n_columns, int64_t depth,
+              bool add) {
+  if (n_columns > LANES)
+    rows<vec, 2>(left, panel, out, out_row, n_rows, n_columns, depth, add);
+  else if (n_columns > LANES / 2)
+    rows<vec, 1>(left, panel, out, out_row, n_rows, n_columns, depth, add);
+  else
+    rows<half_vec, 1>(left, panel, out, out_row, n_rows, n_columns, depth, add);
+}
+
 // At most COLUMNS columns of a product, or what is added to them
 void columns(Matrix left, Matrix right, float* out, int64_t out_row, int64_t n_rows, int64_t n_columns, int64_t depth,
              bool add = false) {
   alignas(64) float panel[DEPTH * COLUMNS];
-  for (int64_t k0 = 0; k0 < depth; k0 += DEPTH) {
-    const int64_t part = std::min(DEPTH, depth - k0);
-    const float* from = right.data + k0 * right.row;
-    Panel packed = {panel, COLUMNS};
-    if (right.column == 1 && n_columns % LANES == 0 && n_rows <= ROWS) {
-      packed = {from, right.row};  // Read once: a copy would cost as much as the product
-    } else if (right.column == 1 && n_columns == COLUMNS) {
-      for (int64_t k = 0; k < part; k++) std::memcpy(panel + k * COLUMNS, from + k * right.row, COLUMNS * sizeof(float));
-    } else if (right.row == 1 && n_columns == COLUMNS && part % LANES == 0) {
-      for (int64_t n = 0; n < COLUMNS; n += LANES)
-        for (int64_t k = 0; k < part; k += LANES)
-          transpose(from + k + n * right.column, right.column, panel + k * COLUMNS + n);
-    } else {
-      // What fills up a vector is not stored, but denormal numbers would take their time
-      if (n_columns % LANES) std::memset(panel, 0, part * COLUMNS * sizeof(float));
-      for (int64_t n = 0; n < n_columns; n++)
-        for (int64_t k = 0; k < part; k++) panel[k * COLUMNS + n] = from[k * right.row + n * right.column];
+  for (int64_t k = 0; k < depth; k += DEPTH) {
+    const int64_t part = std::min(DEPTH, depth - k);
+    const Matrix now = {right.data + k * right.row, right.row, right.column};
+    Panel packed = {now.data, right.row};
+    // What is read once is read where it is: a copy would cost as much as the product
+    if (right.column != 1 || n_columns % LANES != 0 || n_rows > ROWS) {
+      pack(now, n_columns, part, panel);
+      packed = {panel, COLUMNS};
     }
-    const Matrix now = {left.data + k0 * left.column, left.row, left.column};
-    if (n_columns > LANES)
-      rows<vec, 2>(now, packed, out, out_row, n_rows, n_columns, part, add || k0 > 0);
-    else if (n_columns > LANES / 2)
-      rows<vec, 1>(now, packed, out, out_row, n_rows, n_columns, part, add || k0 > 0);
-    else
-      rows<half_vec, 1>(now, packed, out, out_row, n_rows, n_columns, part, add || k0 > 0);
+    all_rows({left.data + k * left.column, left.row, left.column}, packed, out, out_row, n_rows, n_columns, part, add || k > 0);
   }
+}
+
+// A product whose right matrix, of depth * n_columns numbers, fits into the first cache: by rows, so that what is written lies
+// together
+void shallow(Matrix left, Matrix right, float* out, int64_t n_rows, int64_t n_columns, int64_t depth, bool add) {
+  alignas(64) float panels[SHALLOW];
+  for (int64_t n = 0; n < n_columns; n += COLUMNS)
+    pack({right.data + n * right.column, right.row, right.column}, std::min(COLUMNS, n_columns - n), depth, panels + n * depth);
+  for (int64_t m = 0; m < n_rows; m += ROWS) {
+    const Matrix now = {left.data + m * left.row, left.row, left.column};
+    for (int64_t n = 0; n < n_columns; n += COLUMNS)
+      all_rows(now, {panels + n * depth, COLUMNS}, out + m * n_columns + n, n_columns, std::min(ROWS, n_rows - m),
+               std::min(COLUMNS, n_columns - n), depth, add);
+  }
+}
+
+// out: (n_rows, n_columns)
+void multiply(Matrix left, Matrix right, float* out, int64_t n_rows, int64_t n_columns, int64_t depth, bool add = false) {
+  if (n_rows > ROWS && n_columns > COLUMNS && depth * (n_columns + COLUMNS) <= SHALLOW)
+    return shallow(left, right, out, n_rows, n_columns, depth, add);
+  for (int64_t n = 0; n < n_columns; n += COLUMNS)
+    columns(left, {right.data + n * right.column, right.row, right.column}, out + n, n_columns, n_rows,
+            std::min(COLUMNS, n_columns - n), depth, add);
 }
 
 }  // namespace

@@ -20,7 +20,6 @@ __attribute__((__simd__("notinbranch"))) float logf(float) noexcept;
 namespace {
 
 constexpr float MIN_LOG_VAR = -10.0f, MAX_LOG_VAR = 2.0f, LOG_2_PI = 1.8378770664093453f;
-constexpr int64_t ALIGNMENT = 16;  // of numbers, as vectors like it
 constexpr int64_t EXTRINSIC = 0, EPISTEMIC = 1, PREDICTION_ERROR = 2, N_HEADS = 3;
 
 struct Net {
@@ -78,10 +77,7 @@ class Pool {
 
   float* take(int64_t size) {
     if (n_taken == blocks.size()) blocks.emplace_back();
-    std::vector<float>& block = blocks[n_taken++];
-    if (block.size() < static_cast<size_t>(size + ALIGNMENT)) block.resize(size + ALIGNMENT);
-    const auto place = reinterpret_cast<uintptr_t>(block.data());
-    return block.data() + (-place / sizeof(float)) % ALIGNMENT;
+    return aligned(blocks[n_taken++], size);
   }
 
  private:
