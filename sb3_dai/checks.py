@@ -129,8 +129,9 @@ def check_arguments(model: "DAI") -> None:
         check_number("max_grad_norm (or None)", model.max_grad_norm, low=1e-12)
     if not isinstance(model.compile, bool):
         raise ValueError(f"compile={model.compile!r}: give True or False")
-    if model.transition_delay is not None:
-        check_number("transition_delay (or None)", model.transition_delay, low=1, whole=True)
+    for name in ("transition_delay", "policy_delay"):
+        if getattr(model, name) is not None:
+            check_number(f"{name} (or None)", getattr(model, name), low=1, whole=True)
     if model.target_update_interval is not None:
         check_number("target_update_interval (or None)", model.target_update_interval, low=1, whole=True)
         if model.n_envs > model.target_update_interval:

@@ -37,7 +37,9 @@ class UpdateInputs(NamedTuple):
     averaging_rate: th.Tensor
     """Share of the newest policy net in the average of all, shape ()"""
     learns_transitions: bool
-    """Whether the transition net learns, too"""
+    """Whether the transition net learns, and the parts of the EFE of which it tells"""
+    learns_policy: bool
+    """Whether the policy net learns, and an automatic precision"""
 
 
 class _Call(nn.Module):
@@ -274,10 +276,10 @@ class CompiledUpdate:
                 rate = together.nets.expanded(its_rates) if len({group_of[name] for name in its_names}) > 1 else its_rates[0]
                 adam_step(nets, gradient, AdamState(*adam), rate, *constants, its_corrections)
             with th.no_grad():
-                nets, target, average = (flat_of[part] for part in (packed.learned[0].nets, packed.target, packed.average))
-                average.lerp_(nets[packed.first_averaged : packed.n_online], args.averaging_rate * apply)
+                online = th.cat([flat_of[together.nets] for together in packed.learned[:2]])
+                flat_of[packed.average].lerp_(online[packed.first_averaged :], args.averaging_rate * apply)
                 if model.target_update_interval is None:
-                    target.lerp_(nets[: packed.n_online], model.tau * apply)
+                    flat_of[packed.target].lerp_(online, model.tau * apply)
                 for buffer, its_copy in averaged + (copied if model.target_update_interval is None else []):
                     now = tensor[its_copy]
                     now.copy_(th.where(apply, tensor[buffer], now))

@@ -33,7 +33,7 @@ from sb3_dai.checks import (
 )
 from sb3_dai.compilation import CompiledUpdate, UpdateInputs
 from sb3_dai.habits import HabitPrior, log_habit_prior
-from sb3_dai.logs import summary
+from sb3_dai.logs import means, summary
 from sb3_dai.native_update import NativeUpdate
 from sb3_dai.networks import averaging_rate, clipped
 from sb3_dai.packing import PackedNets, Packing
@@ -96,8 +96,10 @@ class DAI(CrashSafeSaving):
         one-step pairs.
     :param target_update_interval: update the target value net every so many environment steps.
         ``None`` updates it after each gradient step.
-    :param transition_delay: the transition net learns once every so many gradient steps. ``None`` is every second one for
-        ``Box`` actions and each one for others.
+    :param transition_delay: the transition net learns once every so many gradient steps, and with it the parts of the value
+        net that are about what it knows. ``None`` is every fourth one for ``Box`` actions and each one for others.
+    :param policy_delay: the policy net and an automatic precision learn once every so many gradient steps, as in TD3. ``None``
+        is every second one for ``Box`` actions and each one for others.
     :param precision: inverse temperature of the EFE in the policy's free energy: a positive number, a function of the
         current progress remaining (from 1 to 0) that returns one, or "auto" to learn it from a target of the policy's
         entropy, which is minus the number of dimensions for ``Box`` actions and follows the three ``exploration_``
@@ -175,6 +177,7 @@ class DAI(CrashSafeSaving):
         n_steps: int = 1,
         target_update_interval: int | None = None,
         transition_delay: int | None = None,
+        policy_delay: int | None = None,
         precision: float | str | Schedule = "auto",
         action_precision: float = 1.0,
         habit_prior: HabitPrior = None,
@@ -236,6 +239,7 @@ class DAI(CrashSafeSaving):
         )
         self.target_update_interval = target_update_interval
         self.transition_delay = transition_delay
+        self.policy_delay = policy_delay
         self.precision = precision
         self.action_precision = action_precision
         self.habit_prior = habit_prior
@@ -350,31 +354,30 @@ class DAI(CrashSafeSaving):
         precision = self._precision()
         if precision != "auto":
             policy.log_precision.data.fill_(math.log(float(precision)))
-        target_entropy = th.tensor(self._target_entropy(), device=self.device)
         head_weights = self._head_weights()
         policy.head_weights.copy_(head_weights)
         policy.pessimism.fill_(self._pessimism())
-        transition_delay = self._transition_delay()
+        transition_delay, policy_delay = self._delays()
         assert self.replay_buffer is not None
 
-        logged: list[th.Tensor] = []
+        logged: dict[tuple[str, ...], list[th.Tensor]] = {}
         batches = sample_transitions(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env)
-        rates = th.tensor([averaging_rate(self._n_updates + i) for i in range(1, gradient_steps + 1)], device=self.device)
-        for i, (batch, rate) in enumerate(zip(batches, rates.unbind(), strict=True), self._n_updates):
+        rates_of_steps = (averaging_rate(self._n_updates + i) for i in range(1, gradient_steps + 1))
+        target_entropy, *rates = th.tensor([self._target_entropy(), *rates_of_steps], device=self.device).unbind()
+        for i, (batch, rate) in enumerate(zip(batches, rates, strict=True), self._n_updates):
             log_preference = self.preference.log_prob(batch.n_step)
             check_log_prob(self.preference, log_preference, batch.n_step.rewards)
             log_habit_prior = self._log_habit_prior(batch.one_step.observations)
-            learns = i % transition_delay == 0
-            inputs = UpdateInputs(batch, log_preference, log_habit_prior, head_weights, target_entropy, rate, learns)
+            learns = i % transition_delay == 0, i % policy_delay == 0
+            inputs = UpdateInputs(batch, log_preference, log_habit_prior, head_weights, target_entropy, rate, *learns)
             names, terms = self._native_update(inputs, again=bool(logged))
-            logged.append(terms)
+            logged.setdefault(names, []).append(terms)
 
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/target_entropy", float(target_entropy))
-        if logged:
-            for name, value in zip(names, th.stack(logged).mean(dim=0).tolist(), strict=True):
-                self.logger.record(f"train/{name}", value)
+        for name, value in means(logged).items():
+            self.logger.record(f"train/{name}", value)
 
     def _update(self, inputs: UpdateInputs) -> tuple[tuple[str, ...], th.Tensor]:
         """
@@ -417,45 +420,45 @@ class DAI(CrashSafeSaving):
         next_features, outcome = policy.observe(pairs.observations, pairs.next_observations, batch.has_successor)
         features, actions = policy.features(pairs.observations), policy.encode(pairs.actions)
 
+        losses: dict[str, th.Tensor] = {}
+        samples: dict[str, th.Tensor] = {}
+
         # World model: the likelihood of what happened, the surprise it was and what is not known about it. It reads the
         # features and does not shape them: what is easy to predict is not what tells good actions from bad ones
-        with th.set_grad_enabled(inputs.learns_transitions):
+        if inputs.learns_transitions:
             prediction = policy.predict_outcome(features.detach(), actions)
             weights = batch.has_successor * policy.bootstrap_weights(len(actions))
-            transition_loss = (prediction.nll(outcome) * weights).mean()
-        prediction_error = prediction.error(outcome) * batch.has_successor
-        information_gain = policy.novelty_of(prediction)
+            losses["transition_loss"] = (prediction.nll(outcome) * weights).mean()
+            samples["prediction_error"] = prediction.error(outcome) * batch.has_successor
+            samples["information_gain"] = policy.novelty_of(prediction)
 
-        # Value net: bootstrap the EFE of the action taken, part by part
-        target = self._efe_target(inputs, next_features, information_gain, prediction_error)
+        # Value net: bootstrap the EFE of the action taken, part by part, as far as it is known
+        target = self._efe_target(inputs, next_features, samples.get("information_gain"), samples.get("prediction_error"))
+        n_known = target.shape[1]
         efe = policy.efe(features)
-        taken = efe(actions)
+        taken = efe(actions)[..., :n_known]
         # The EFE is an expectation, and that is where squares are least: a rare failure of a large error is no outlier
         errors = F.mse_loss(taken, target.expand_as(taken), reduction="none")
-        value_loss = (errors.mean(dim=1) * head_weights).sum()
+        losses["value_loss"] = (errors.mean(dim=1) * head_weights[:n_known]).sum()
+        samples["extrinsic_value"] = -target[:, 0]
+        if inputs.learns_transitions:
+            samples["epistemic_value"] = -target[:, 1]
 
         # Policy: the variational free energy under what the value nets make of G
-        habit = policy.habit(features)
-        divergence = habit.divergence(efe, head_weights, policy.precision, inputs.log_habit_prior)
-        entropy = habit.entropy()
-
-        # In units of G if the precision moves: the policy's gradient would grow with it, and clipping shrink the others'
-        policy_loss = (divergence / policy.precision if self.precision == "auto" else divergence).mean()
-        losses = {"transition_loss": transition_loss, "value_loss": value_loss, "policy_loss": policy_loss}
-        if self.precision == "auto":
-            losses["precision_loss"] = fe.precision_loss(policy.log_precision, entropy, inputs.target_entropy)
-        if self.epistemic_weight == "auto":
+        if inputs.learns_policy:
+            habit = policy.habit(features)
+            divergence = habit.divergence(efe, head_weights, policy.precision, inputs.log_habit_prior)
+            # In units of G if the precision moves: the policy's gradient would grow with it, and clipping shrink the others'
+            losses["policy_loss"] = (divergence / policy.precision if self.precision == "auto" else divergence).mean()
+            samples["entropy"] = habit.entropy()
+            if self.precision == "auto":
+                losses["precision_loss"] = fe.precision_loss(policy.log_precision, samples["entropy"], inputs.target_entropy)
+            if inputs.learns_transitions:
+                samples["vfe"] = samples["prediction_error"] + divergence
+        if self.epistemic_weight == "auto" and inputs.learns_transitions:
             gains = policy.novelty_of_actions(features), policy.novelty_of_actions(features, target=True)
             scaled = [policy.novelty_scale.scaled(gain) for gain in gains]
             losses["epistemic_weight_loss"] = fe.epistemic_weight_loss(policy.log_epistemic_weight, *scaled)
-        samples = {
-            "vfe": prediction_error + divergence,
-            "prediction_error": prediction_error,
-            "information_gain": information_gain,
-            "extrinsic_value": -target[:, :1],
-            "epistemic_value": -target[:, 1:2],
-            "entropy": entropy,
-        }
         return losses, samples
 
     def _precision(self) -> float | str:
@@ -485,14 +488,16 @@ class DAI(CrashSafeSaving):
         images = self.policy.normalize_images
         return log_habit_prior(self.habit_prior, n_actions, observations, self.observation_space, images, self.device)
 
-    def _transition_delay(self) -> int:
+    def _delays(self) -> tuple[int, int]:
         """
-        :return: the transition net learns once every so many gradient steps; 1 if there is none
+        :return: the transition net learns once every so many gradient steps, 1 if there is none, and the policy once every so
+            many
         """
-        if self.policy.transition_net is None:
-            return 1
-        by_default = 2 if isinstance(self.policy.action_model, GaussianActions) else 1
-        return by_default if self.transition_delay is None else self.transition_delay
+        # With Box actions half the arithmetic of a gradient step is theirs, and none of their scores needs it in each of them
+        by_default = (4, 2) if isinstance(self.policy.action_model, GaussianActions) else (1, 1)
+        transition_delay = by_default[0] if self.transition_delay is None else self.transition_delay
+        policy_delay = by_default[1] if self.policy_delay is None else self.policy_delay
+        return transition_delay if self.policy.transition_net is not None else 1, policy_delay
 
     def _target_entropy(self) -> float:
         """
@@ -521,7 +526,11 @@ class DAI(CrashSafeSaving):
 
     @th.no_grad()
     def _efe_target(
-        self, inputs: UpdateInputs, next_features: th.Tensor, information_gain: th.Tensor, prediction_error: th.Tensor
+        self,
+        inputs: UpdateInputs,
+        next_features: th.Tensor,
+        information_gain: th.Tensor | None,
+        prediction_error: th.Tensor | None,
     ) -> th.Tensor:
         """
         Bellman targets of the value net's heads. The extrinsic part has n-step returns; the other two are known of the
@@ -529,9 +538,9 @@ class DAI(CrashSafeSaving):
 
         :param inputs: a batch of transitions and what goes with it
         :param next_features: features of s_{t+1}, shape (batch, features_dim)
-        :param information_gain: of (s_t, a_t), shape (batch, 1)
-        :param prediction_error: of (s_t, a_t, s_{t+1}), shape (batch, 1)
-        :return: shape (batch, len(VALUE_HEADS))
+        :param information_gain: of (s_t, a_t), shape (batch, 1), or None if the world model does not learn
+        :param prediction_error: of (s_t, a_t, s_{t+1}), shape (batch, 1), or None
+        :return: shape (batch, len(VALUE_HEADS)), or (batch, 1), of the extrinsic part, without these
         """
         one_step, n_step = inputs.batch.one_step, inputs.batch.n_step
         if n_step.rewards is one_step.rewards:
@@ -543,6 +552,9 @@ class DAI(CrashSafeSaving):
             (next_efe, last_efe), (_, last_entropy) = both_efe.chunk(2), both_entropy.chunk(2)
         discount = n_step.discounts if n_step.discounts is not None else self.gamma
         soft_efe = last_efe[:, :1] - self.bootstrap_entropy / self.policy.precision * last_entropy
+        extrinsic = fe.bootstrapped_efe(-self.preference_weight * inputs.log_preference, n_step.dones, discount, soft_efe)
+        if information_gain is None or prediction_error is None:
+            return extrinsic
         next_epistemic = next_efe[:, 1:2]
         elsewhere = self.policy.mean_epistemic_efe(next_epistemic)
         novelty = self.policy.novelty_scale(information_gain)
@@ -550,7 +562,7 @@ class DAI(CrashSafeSaving):
         surprise = prediction_error if self.prediction_error_weight >= 0.0 else -prediction_error
         return th.cat(
             [
-                fe.bootstrapped_efe(-self.preference_weight * inputs.log_preference, n_step.dones, discount, soft_efe),
+                extrinsic,
                 fe.continuing_efe(-novelty, one_step.dones, self.epistemic_gamma, next_epistemic, elsewhere),
                 fe.bootstrapped_efe(surprise, one_step.dones, self.gamma, next_efe[:, 2:]),
             ],

@@ -1,6 +1,7 @@
 """What native/update.h has to know of an agent, and where it finds it."""
 
 import ctypes
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +57,25 @@ NAMES = (
     *("loss", "transition_loss", "value_loss", "policy_loss", "precision_loss", "precision", "epistemic_weight"),
     *("vfe", "prediction_error", "information_gain", "extrinsic_value", "epistemic_value", "entropy"),
 )
-"""Of what is logged, in its order."""
+"""Of what is logged if all learns."""
 
-NAMES_OF_A_FIXED_PRECISION = tuple(name for name in NAMES if name != "precision_loss")
+OF_TRANSITIONS = {"transition_loss", "prediction_error", "information_gain", "epistemic_value"}
+
+OF_POLICY = {"policy_loss", "precision_loss", "entropy"}
+
+
+@functools.cache
+def names_of(learns_transitions: bool, learns_policy: bool, learns_precision: bool) -> tuple[str, ...]:
+    """
+    :param learns_transitions: whether the transition net learns in a gradient step
+    :param learns_policy: whether the policy does
+    :param learns_precision: whether the precision is automatic
+    :return: of what is logged, in its order
+    """
+    missing = set() if learns_transitions else OF_TRANSITIONS | {"vfe"}
+    missing |= set() if learns_policy else OF_POLICY | {"vfe"}
+    missing |= set() if learns_precision else {"precision_loss"}
+    return tuple(name for name in NAMES if name not in missing)
 
 
 class Update(ctypes.Structure):
@@ -67,11 +84,11 @@ class Update(ctypes.Structure):
         *named(Norm, "features_norm change_norm"),
         *named(Mean, "epistemic_mean gain_mean"),
         *named(PLACE, "gain_peak"),
-        *named(Adam, "always transitions precision"),
+        *named(Adam, "always policies transitions precision"),
         *named(PLACE, "target average"),
         *named(INT, "n_target n_average"),
         *named(INT, "batch n_features n_actions"),
-        *named(INT, "normalizes precision_learns transitions_learn nets_learn"),
+        *named(INT, "normalizes precision_learns transitions_learn policy_learns nets_learn"),
         *named(FLOAT, "gamma epistemic_gamma tau max_norm preference_weight bootstrap_entropy"),
         *named(FLOAT, "pessimism surprise_sign resolution eps"),
         *named(DOUBLE, "beta1 beta2 adam_eps learning_rate"),
@@ -145,8 +162,7 @@ class Plan:
         self.alive: list[Any] = []
         name_of = {id(parameter): name for name, parameter in policy.named_parameters()}
         self.named_parameters = [(name_of[id(parameter)], parameter) for parameter in model.learned_parameters]
-        always, *others = packed.learned
-        always_gradients, *other_gradients = packed.gradient_parts
+        always, policies, transitions = map(adam, packed.learned, packed.gradient_parts)
         change_norm, gain = policy.transition_model.change_norm, policy.novelty_scale
         self.update = Update(
             transition=self.net(policy.transition_net),
@@ -158,8 +174,9 @@ class Plan:
             epistemic_mean=mean(policy.mean_epistemic_efe),
             gain_mean=mean(gain.running),
             gain_peak=gain.peak.data_ptr(),
-            always=adam(always, always_gradients),
-            transitions=adam(others[0], other_gradients[0]),
+            always=always,
+            policies=policies,
+            transitions=transitions,
             precision=self.adam_of_precision(),
             target=packed.target.flat.data_ptr(),
             average=packed.average.flat.data_ptr(),
@@ -201,6 +218,18 @@ class Plan:
         moments = (state[name].data_ptr() for name in ("exp_avg", "exp_avg_sq", "step"))
         return Adam(place, gradient.data_ptr(), *moments, 1, 1)
 
+    def refresh(self) -> None:
+        """What the agent is set to, which may change between ``train`` calls."""
+        model, update = self.model, self.update
+        update.normalizes, update.precision_learns = model.policy.normalize_features, model.precision == "auto"
+        update.gamma, update.epistemic_gamma = model.gamma, model.epistemic_gamma
+        update.tau = model.tau if model.target_update_interval is None else 0.0
+        update.max_norm = float("inf") if model.max_grad_norm is None else model.max_grad_norm
+        update.preference_weight, update.bootstrap_entropy = model.preference_weight, model.bootstrap_entropy
+        update.pessimism = model.policy.pessimism.item()
+        update.surprise_sign = 1.0 if model.prediction_error_weight >= 0.0 else -1.0
+        update.learning_rate = self.packed.optimizer.param_groups[0]["lr"]
+
     def difference(self, inputs: UpdateInputs) -> str:
         """
         :param inputs: of a gradient step
@@ -220,14 +249,16 @@ class Plan:
         with th.random.fork_rng(devices=[]):  # The same random numbers, and again those in the step itself
             names_here, terms_here = self.run(inputs, learn=False)
         put_back()
-        if names != names_here:
+        if {*names} != {*names_here}:
             return f"{names} are logged"
         if not math.isfinite(terms[0].item()) or (policy.normalize_features and loses_digits(policy.features_norm)):
             return ""
         if isinstance(policy.action_model, GaussianActions) and is_all_but_certain(policy, inputs.batch.one_step.observations):
             return ""
         # The sum of the losses, which comes first, says least
-        for name, one, other in zip(names[1:], terms[1:].tolist(), terms_here[1:].tolist(), strict=True):
+        here = dict(zip(names_here, terms_here.tolist(), strict=True))
+        for name, one in zip(names[1:], terms[1:].tolist(), strict=True):
+            other = here[name]
             if not math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=1e-5):
                 return f"{name} is {other:.5g} instead of {one:.5g}"
         # Those of the last layers: a hidden unit that is all but 0 passes a gradient on or does not, by rounding
@@ -248,12 +279,9 @@ class Plan:
         :return: names of what is logged, and the values, shape (len(names),); the first is not finite if the nets stay
             as they were
         """
-        model, packed, update = self.model, self.packed, self.update
+        model, update = self.model, self.update
         one_step, n_step = inputs.batch.one_step, inputs.batch.n_step
         batch = len(one_step.observations)
-        automatic = model.precision == "auto"
-        names = NAMES if automatic else NAMES_OF_A_FIXED_PRECISION
-        terms = th.empty(len(names))
         alive: list[th.Tensor] = []
 
         def place(tensor: Any, dtype: th.dtype = th.float32) -> int | None:
@@ -263,15 +291,8 @@ class Plan:
                 alive.append(tensor := tensor.to(dtype).contiguous())
             return tensor.data_ptr()
 
-        update.batch, update.normalizes = batch, model.policy.normalize_features
-        update.precision_learns, update.transitions_learn, update.nets_learn = automatic, inputs.learns_transitions, learn
-        update.gamma, update.epistemic_gamma = model.gamma, model.epistemic_gamma
-        update.tau = model.tau if model.target_update_interval is None else 0.0
-        update.max_norm = float("inf") if model.max_grad_norm is None else model.max_grad_norm
-        update.preference_weight, update.bootstrap_entropy = model.preference_weight, model.bootstrap_entropy
-        update.pessimism = model.policy.pessimism.item()
-        update.surprise_sign = 1.0 if model.prediction_error_weight >= 0.0 else -1.0
-        update.learning_rate = packed.optimizer.param_groups[0]["lr"]
+        learns = inputs.learns_transitions, inputs.learns_policy
+        update.batch, (update.transitions_learn, update.policy_learns), update.nets_learn = batch, learns, learn
         update.averaging_rate, update.target_entropy = inputs.averaging_rate.item(), inputs.target_entropy.item()
         prior = inputs.log_habit_prior
         if isinstance(prior, th.Tensor):
@@ -284,14 +305,16 @@ class Plan:
         if isinstance(model.policy.action_model, GaussianActions):
             # As GaussianHabit draws it: at next states, all together, and then where the policy learns
             dim = update.n_actions
-            noises = [th.randn(n_rows, dim, dtype=th.float32) for n_rows in (batch if same else 2 * batch, batch)]
-            alive += noises
-            update.actions, update.next_noise, update.noise = place(one_step.actions), *map(th.Tensor.data_ptr, noises)
+            n_drawn = (batch if same else 2 * batch, batch)[: 1 + inputs.learns_policy]
+            alive += (noises := [th.randn(n_rows, dim, dtype=th.float32) for n_rows in n_drawn])
+            update.actions, update.next_noise, update.noise = place(one_step.actions), place(noises[0]), place(noises[-1])
         else:
             update.choices = place(one_step.actions, th.int64)
         update.last_observations = update.next_observations if same else place(n_step.next_observations)
         update.last_ends, update.discounts = place(n_step.dones), place(n_step.discounts)
         update.log_preference = place(inputs.log_preference)
+        names = names_of(*learns, bool(update.precision_learns))
+        terms = th.empty(len(names))
         first = terms.data_ptr()
         for i, name in enumerate(names):
             setattr(update, f"to_{name}", first + i * terms.element_size())

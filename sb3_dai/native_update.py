@@ -5,9 +5,11 @@ their arithmetic.
 """
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch as th
+from torch import nn
 
 from sb3_dai.actions import CategoricalActions, GaussianActions
 from sb3_dai.adam import steps_plainly
@@ -15,7 +17,7 @@ from sb3_dai.checks import check_losses
 from sb3_dai.compilation import UpdateInputs
 from sb3_dai.native_library import library
 from sb3_dai.native_plan import Plan, can_be_planned, nets_of, places_of
-from sb3_dai.networks import any_global_hook, has_hooks
+from sb3_dai.networks import any_global_hook, hooks_of
 from sb3_dai.packing import PackedNets
 from sb3_dai.perceptrons import one_thread
 from sb3_dai.transitions import GaussianTransitions
@@ -45,9 +47,11 @@ class NativeUpdate:
         self.model = model
         self.packed: PackedNets | None = None
         self.plan: Plan | None = None
-        self.checked: set[bool] = set()
-        """Steps in which the world model learns, or does not, that were compared with torch's"""
-        self.distrusted = self.ready = False
+        self.checked: set[str] = set()
+        """What has learned in steps that were compared with torch's"""
+        self.distrusted = self.ready = self.are_plain = False
+        self.modules: list[nn.Module] = []
+        self.hooks: list[Mapping[int, Any]] = []
         self.n_moves = -1
 
     def __getstate__(self) -> dict[str, Any]:
@@ -67,9 +71,10 @@ class NativeUpdate:
             self.ready, self.n_moves = self._is_ready(), model.policy.n_moves
         if not self.ready or self.plan is None or not is_usual(self.plan, inputs):
             return self._otherwise(inputs)
-        # A step without the world model's gradients says nothing about them
-        if self.checked.isdisjoint((True, inputs.learns_transitions)):
-            self.checked.add(inputs.learns_transitions)
+        # A step without the gradients of the world model or the policy says nothing about them
+        learns = {"transitions": inputs.learns_transitions, "policy": inputs.learns_policy, "values": True}
+        if unchecked := {name for name, does in learns.items() if does} - self.checked:
+            self.checked |= unchecked
             different = self.plan.difference(inputs)
             if different:
                 self.distrusted, self.ready = True, False
@@ -96,7 +101,7 @@ class NativeUpdate:
         """
         model = self.model
         packed = model._packing.nets() if model.device.type == "cpu" else None
-        if packed is None or not knows(model) or not is_left_alone(model, packed):
+        if packed is None or not knows(model) or not is_left_alone(model, packed) or not self._is_unheard():
             return False
         if packed is not self.packed:
             self.packed, self.checked, self.distrusted = packed, set(), False
@@ -106,7 +111,24 @@ class NativeUpdate:
         places = places_of(model, packed)
         if self.plan is None or self.plan.places != places:
             self.plan = Plan(model, packed, places) if can_be_planned(model) else None
+        if self.plan is not None:
+            self.plan.refresh()
         return self.plan is not None
+
+    def _is_unheard(self) -> bool:
+        """
+        :return: whether the nets are what the library knows, and nobody listens to a part of a gradient step
+        """
+        policy = self.model.policy
+        statistics = policy.transition_model, policy.features_norm, policy.novelty_scale, policy.mean_epistemic_efe
+        nets = nets_of(policy)
+        modules: list[nn.Module] = [policy, *statistics, *nets]
+        for net in nets:
+            modules += net.layers._modules.values()
+        if self.modules != modules:
+            self.modules, self.hooks = modules, [hooks for module in modules for hooks in hooks_of(module)]
+            self.are_plain = all(net.is_plain() for net in nets)
+        return self.are_plain and not any(self.hooks) and not any_global_hook()
 
 
 def knows(model: "DAI") -> bool:
@@ -140,18 +162,13 @@ def is_left_alone(model: "DAI", packed: PackedNets) -> bool:
     """
     :param model: an agent that update.h knows
     :param packed: its nets
-    :return: whether nobody listens to a part of a gradient step, and all parts learn as usual
+    :return: whether all parameters learn as usual, and nobody listens to them or the optimizer
     """
-    policy, optimizer = model.policy, packed.optimizer
-    nets, log_precision = nets_of(policy), policy.log_precision
-    modules = policy, policy.transition_model, policy.features_norm, policy.novelty_scale, policy.mean_epistemic_efe, *nets
+    optimizer, log_precision = packed.optimizer, model.policy.log_precision
     return bool(
         (model.precision != "auto" or (optimizer.state.get(log_precision) and log_precision.requires_grad))
         and steps_plainly(optimizer)
-        and not any_global_hook()
-        and not any(map(has_hooks, modules))
         and not any(parameter._backward_hooks for parameter in model.learned_parameters)
-        and all(net.is_plain() for net in nets)
     )
 
 

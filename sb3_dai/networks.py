@@ -1,7 +1,8 @@
 """The building blocks of the three nets: parallel perceptrons and running normalisation."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch as th
 from gymnasium import spaces
@@ -180,6 +181,14 @@ def has_hooks(module: nn.Module) -> bool:
     :return: whether calling it does more than its ``forward``
     """
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+
+
+def hooks_of(module: nn.Module) -> tuple[Mapping[int, Any], ...]:
+    """
+    :param module: any
+    :return: where those are kept that ``has_hooks`` asks for, as long as it is that module
+    """
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 
 any_global_hook = getattr(nn.modules.module, "_has_any_global_hook", lambda: True)

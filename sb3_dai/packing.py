@@ -15,21 +15,32 @@ ALIGNMENT = 16
 """Each piece begins at a multiple of so many numbers, as vector instructions and matrix products like it."""
 
 
+def packed_size(tensors: Iterable[th.Tensor]) -> int:
+    """
+    :param tensors: any
+    :return: how many numbers they take in one piece
+    """
+    return sum(-(-tensor.numel() // ALIGNMENT) * ALIGNMENT for tensor in tensors)
+
+
 class Packed:
     """
     Moves tensors into one piece of memory. They stay the objects that they are, with their shapes and values.
 
     :param tensors: of one type, on one device
     :param forms: whose order in memory they are to have; their own if None
+    :param flat: the piece, of ``packed_size``; a new one if None
     """
 
-    def __init__(self, tensors: Sequence[th.Tensor], forms: Sequence[th.Tensor] | None = None) -> None:
+    def __init__(
+        self, tensors: Sequence[th.Tensor], forms: Sequence[th.Tensor] | None = None, flat: th.Tensor | None = None
+    ) -> None:
         self.tensors = list(tensors)
         dense = [th.empty_like(tensor, device="meta") for tensor in forms or tensors]
-        self.sizes = [-(-tensor.numel() // ALIGNMENT) * ALIGNMENT for tensor in dense]
+        self.sizes = [packed_size([tensor]) for tensor in dense]
         *starts, end = [0, *itertools.accumulate(self.sizes)]
         self.forms = [(tensor.shape, tensor.stride(), start) for tensor, start in zip(dense, starts, strict=True)]
-        self.flat = self.tensors[0].detach().new_zeros(end)
+        self.flat = self.tensors[0].detach().new_zeros(end) if flat is None else flat
         self.place()
 
     def place(self) -> None:
@@ -84,28 +95,32 @@ class LearnedTogether(NamedTuple):
     exp_avg_sq: Packed
 
     @classmethod
-    def of(cls, parameters: Sequence[th.Tensor], optimizer: th.optim.Optimizer) -> "LearnedTogether":
+    def of(
+        cls, parameters: Sequence[th.Tensor], optimizer: th.optim.Optimizer, flat: th.Tensor | None = None
+    ) -> "LearnedTogether":
         """
         :param parameters: trained equally often
         :param optimizer: which has trained them
+        :param flat: as in ``Packed``
         :return: they are moved into common memory
         """
         states = [optimizer.state[parameter] for parameter in parameters]
         moments = (Packed([state[name] for state in states], parameters) for name in ("exp_avg", "exp_avg_sq"))
-        return cls(Packed(parameters), Packed([state["step"] for state in states]), *moments)
+        return cls(Packed(parameters, flat=flat), Packed([state["step"] for state in states]), *moments)
 
 
 def learned_together(model: "DAI") -> list[list[th.Tensor]]:
     """
     :param model: an agent
-    :return: the parameters of its nets in lists of those that learn in the same gradient steps: those with a target first in
-        the first list, in the order of ``DAIPolicy.target_pairs``, and the transition net's in the last
+    :return: the parameters of its nets in lists of those that learn in the same gradient steps: what always learns, the policy
+        net's, both in the order of ``DAIPolicy.target_pairs``, the transition net's if there is one, and what nobody knows of
     """
     policy = model.policy
-    online, transitions = policy.target_pairs()[0], policy.transition_parameters()
-    elsewhere = {id(parameter) for parameter in [*online, *transitions]}
-    always = [*online, *(parameter for parameter in policy.net_parameters() if id(parameter) not in elsewhere)]
-    return [always, [*transitions]] if transitions else [always]
+    online, policies, transitions = policy.target_pairs()[0], [*policy.policy_net.parameters()], policy.transition_parameters()
+    known = {id(parameter) for parameter in [*online, *transitions]}
+    others = [parameter for parameter in policy.net_parameters() if id(parameter) not in known]
+    lists: list[list[th.Tensor]] = [online[: len(online) - len(policies)], [*policies], [*transitions], [*others]]
+    return [parameters for parameters in lists if parameters]
 
 
 class PackedNets:
@@ -120,23 +135,27 @@ class PackedNets:
         policy, optimizer = model.policy, model.policy.optimizer
         online, target = policy.target_pairs()
         averaged, average = policy.average_pairs()
-        self.learned = [LearnedTogether.of(parameters, optimizer) for parameters in learned_together(model)]
+        lists = learned_together(model)
+        # Those with a target in one piece, as it is
+        self.online = online[0].detach().new_zeros(packed_size(online))
+        flats = [*self.online.split([*map(packed_size, lists[:2])]), *(None for _ in lists[2:])]
+        self.learned = [LearnedTogether.of(each, optimizer, flat) for each, flat in zip(lists, flats, strict=True)]
         self.target, self.average = Packed(target, online), Packed(average, averaged)
         self.nets_and_copies = [*(together.nets for together in self.learned), self.target, self.average]
         self.parts = [*itertools.chain(*self.learned), self.target, self.average]
         self.betas, self.eps = optimizer.param_groups[0]["betas"], optimizer.param_groups[0]["eps"]
         self.optimizer, self.dual = optimizer, policy.dual_parameters()
         sizes = [len(together.nets.flat) for together in self.learned]
-        self.gradients = self.learned[0].nets.flat.new_zeros(sum(sizes))
+        self.gradients = self.online.new_zeros(sum(sizes))
         self.gradient_parts = self.gradients.split(sizes)
         parts = zip(self.learned, self.gradient_parts, strict=True)
-        self.gradient_views = [view for together, part in parts for view in together.nets.views(part)]
+        self.views_of_parts = [together.nets.views(part) for together, part in parts]
+        self.gradient_views = [*itertools.chain(*self.views_of_parts)]
         parameters = itertools.chain(*(part.nets.tensors for part in self.learned))
         for parameter, view in zip(parameters, self.gradient_views, strict=True):
             parameter.grad = view.detach()  # Another view: a conversion of the parameter moves its gradient, too
         # Of those that have a target, the last are averaged as well
-        self.n_online = len(self.target.flat)
-        self.first_averaged = self.n_online - len(self.average.flat)
+        self.first_averaged = len(self.online) - len(self.average.flat)
 
     def tensors(self) -> list[th.Tensor]:
         """
@@ -154,45 +173,45 @@ class PackedNets:
         steps = [together.step.tensors[0].item() + 1.0 for together in self.learned]
         return [factor for step in steps for factor in adam_corrections(self.betas, step)]
 
-    def learns(self, gradient_of: Collection[int]) -> list[LearnedTogether] | None:
+    def learns(self, gradient_of: Collection[int]) -> list[int] | None:
         """
         :param gradient_of: ``id`` of each parameter that learns in a gradient step
-        :return: what learns together of them, or None if of something a part learns, or the last alone, or something for the
-            first time
+        :return: which of ``learned`` these are, or None if of something a part learns, or something for the first time
         """
         # An automatic precision that was a number until now has no moments, which the optimizer makes
         if any(id(parameter) in gradient_of and not self.optimizer.state.get(parameter) for parameter in self.dual):
             return None
-        learned = [together for together in self.learned if id(together.nets.tensors[0]) in gradient_of]
-        n_parameters = sum(len(together.nets.tensors) for together in learned)
+        learned = [i for i, together in enumerate(self.learned) if id(together.nets.tensors[0]) in gradient_of]
+        n_parameters = sum(len(self.learned[i].nets.tensors) for i in learned)
         n_parameters += sum(id(parameter) in gradient_of for parameter in self.dual)
-        prefix = [*map(id, learned)] == [*map(id, self.learned[: len(learned)])]
-        return learned if learned and prefix and n_parameters == len(gradient_of) else None
+        return learned if learned and n_parameters == len(gradient_of) else None
 
     @th.no_grad()
-    def optimize(self, learned: Sequence[LearnedTogether], gradient_of: dict[int, th.Tensor], max_norm: float | None) -> None:
+    def optimize(self, learns: Sequence[int], gradient_of: dict[int, th.Tensor], max_norm: float | None) -> None:
         """
         One step of Adam, in place, on a CPU.
 
-        :param learned: of ``learns``
+        :param learns: of ``learns``
         :param gradient_of: gradients by the ``id`` of their parameters
         :param max_norm: largest Euclidean norm of the nets' gradients together, ``None`` for no clipping
         """
         optimizer = self.optimizer
+        learned, parts = [self.learned[i] for i in learns], [self.gradient_parts[i] for i in learns]
+        views = [view for i in learns for view in self.views_of_parts[i]]
         nets = [parameter for together in learned for parameter in together.nets.tensors]
         dual = [parameter for parameter in self.dual if id(parameter) in gradient_of]
         self.tensors()  # Puts back what was moved
-        flat = self.gradients[: sum(len(together.nets.flat) for together in learned)]
-        th._foreach_copy_(self.gradient_views[: len(nets)], [gradient_of[id(parameter)] for parameter in nets])
+        th._foreach_copy_(views, [gradient_of[id(parameter)] for parameter in nets])
         if max_norm is not None:
-            flat.mul_((max_norm / (th.linalg.vector_norm(flat) + 1e-6)).clamp_(max=1.0))
+            norm = th.linalg.vector_norm(th.stack(th._foreach_norm(parts)))
+            th._foreach_mul_(parts, (max_norm / (norm + 1e-6)).clamp_(max=1.0))
         of_dual = [optimizer.state[parameter] for parameter in dual]
         for parameter in dual:
             parameter.grad = gradient_of[id(parameter)]
         th._foreach_add_([*(together.step.flat for together in learned), *(state["step"] for state in of_dual)], 1.0)
         th._fused_adam_(
             [*(together.nets.flat for together in learned), *dual],
-            [*self.gradient_parts[: len(learned)], *(gradient_of[id(parameter)] for parameter in dual)],
+            [*parts, *(gradient_of[id(parameter)] for parameter in dual)],
             [*(together.exp_avg.flat for together in learned), *(state["exp_avg"] for state in of_dual)],
             [*(together.exp_avg_sq.flat for together in learned), *(state["exp_avg_sq"] for state in of_dual)],
             [],
@@ -209,12 +228,12 @@ class PackedNets:
     @property
     def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
         """As ``DAIPolicy.target_pairs``, of one tensor each."""
-        return [self.learned[0].nets.flat[: self.n_online]], [self.target.flat]
+        return [self.online], [self.target.flat]
 
     @property
     def average_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
         """As ``DAIPolicy.average_pairs``, of one tensor each."""
-        return [self.learned[0].nets.flat[self.first_averaged : self.n_online]], [self.average.flat]
+        return [self.online[self.first_averaged :]], [self.average.flat]
 
     @staticmethod
     def possible(model: "DAI") -> bool:
@@ -285,12 +304,12 @@ class Packing:
             return None
         known = zip(self.model.learned_parameters, gradients, strict=True)
         gradient_of = {id(parameter): gradient for parameter, gradient in known if gradient is not None}
-        learned = packed.learns(gradient_of)
-        if learned is None:  # Some are about to learn less often than those that they learn with: ask again
+        learns = packed.learns(gradient_of)
+        if learns is None:  # Some are about to learn less often than those that they learn with: ask again
             self.state = None
-        if learned is None or not steps_plainly(packed.optimizer):
+        if learns is None or not steps_plainly(packed.optimizer):
             return None
-        packed.optimize(learned, gradient_of, max_norm)
+        packed.optimize(learns, gradient_of, max_norm)
         return packed
 
 

@@ -282,14 +282,14 @@ class DAIPolicy(CrashSafePolicy):
 
     def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
         """The parameters that have a target, and the target's, in the same order."""
-        online = [self.value_net, self.policy_net, self.features_extractor]
-        target = [self.value_net_target, self.policy_net_target, self.features_extractor_target]
+        online = [self.value_net, self.features_extractor, self.policy_net]
+        target = [self.value_net_target, self.features_extractor_target, self.policy_net_target]
         return [p for net in online for p in net.parameters()], [p for net in target for p in net.parameters()]
 
     def average_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
         """The parameters that are averaged over training, and their averages, in the same order."""
-        online: list[th.Tensor] = [*self.policy_net.parameters(), *self.features_extractor.parameters()]
-        return online, [*self.policy_net_average.parameters(), *self.features_extractor_average.parameters()]
+        online: list[th.Tensor] = [*self.features_extractor.parameters(), *self.policy_net.parameters()]
+        return online, [*self.features_extractor_average.parameters(), *self.policy_net_average.parameters()]
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> th.Tensor:
         """

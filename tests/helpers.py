@@ -37,6 +37,7 @@ def make(env="CartPole-v1", policy="MlpPolicy", **kwargs):
         gamma=0.99,
         gradient_steps=1,
         transition_delay=1,
+        policy_delay=1,
         precision="auto",
         exploration_initial_entropy=0.7,
         exploration_final_entropy=0.2,
@@ -54,7 +55,7 @@ def inputs_of(model, batch):
     """What a gradient step on a batch reads."""
     log_preference = model.preference.log_prob(batch.n_step)
     target_entropy = th.tensor(model._target_entropy())
-    return UpdateInputs(batch, log_preference, 0.0, model._head_weights(), target_entropy, th.tensor(0.5), True)
+    return UpdateInputs(batch, log_preference, 0.0, model._head_weights(), target_entropy, th.tensor(0.5), True, True)
 
 
 def spy(monkeypatch, owner, name):

@@ -97,17 +97,18 @@ FRACTIONS = (
     *("tau", "gamma", "epistemic_gamma", "bootstrap_entropy", "pessimism"),
     *("exploration_fraction", "exploration_initial_entropy", "exploration_final_entropy"),
 )
-WHOLE = ("buffer_size", "batch_size", "gradient_steps", "n_steps", "target_update_interval", "transition_delay")
+AT_LEAST_ONE = ("buffer_size", "batch_size", "n_steps", "target_update_interval", "transition_delay", "policy_delay")
+WHOLE = (*AT_LEAST_ONE, "gradient_steps")
 NUMBERS = (
     *(*FRACTIONS, *WHOLE, "learning_rate", "learning_starts", "preference_weight", "epistemic_weight"),
     *("prediction_error_weight", "precision", "action_precision", "max_grad_norm"),
 )
-OPTIONAL = ("pessimism", "max_grad_norm", "target_update_interval", "transition_delay")
+OPTIONAL = ("pessimism", "max_grad_norm", "target_update_interval", "transition_delay", "policy_delay")
 BAD_ARGUMENTS = [
     *((name, value) for name in NUMBERS for value in (NAN, INF, -INF, "many", True, [1])),
     *((name, value) for name in FRACTIONS for value in (-0.1, 1.001)),
     *((name, value) for name in WHOLE for value in (-2, 1.5, np.float64(2.0))),
-    *((name, 0) for name in ("buffer_size", "batch_size", "n_steps", "target_update_interval", "transition_delay")),
+    *((name, 0) for name in AT_LEAST_ONE),
     *((name, 0) for name in ("precision", "max_grad_norm")),
     *((name, -1) for name in NUMBERS if name not in ("gradient_steps", "prediction_error_weight")),
     *((name, None) for name in NUMBERS if name not in OPTIONAL),

@@ -421,7 +421,7 @@ def test_gaussian_policy_approaches_the_softmax_of_g(weight, sign):
 
 def test_automatic_precision_of_box_actions_aims_at_minus_their_dimension():
     model = on_the_slope(preference_weight=20.0)
-    model.train(gradient_steps=800, batch_size=64)
+    model.train(gradient_steps=1600, batch_size=64)
     assert model.logger.name_to_value["train/target_entropy"] == -2.0
     with th.no_grad():
         habit = model.policy.habit(model.policy.features(th.zeros(2000, 1)))

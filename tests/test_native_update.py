@@ -50,6 +50,10 @@ SETTINGS = {
     "much clipping": dict(max_grad_norm=0.1, policy_kwargs=SMALL),
     "other constants of Adam": dict(policy_kwargs=dict(**SMALL, optimizer_kwargs=dict(betas=(0.8, 0.99), eps=1e-4))),
     "the world model in every third step": dict(transition_delay=3, policy_kwargs=SMALL),
+    "the policy in every second step, the world model in every third": dict(
+        transition_delay=3, policy_delay=2, prediction_error_weight=0.5, policy_kwargs=SMALL
+    ),
+    "the policy seldom, at a fixed precision": dict(precision=3.0, policy_delay=3, n_steps=2, policy_kwargs=SMALL),
     "a buffer without next observations": dict(
         optimize_memory_usage=True,
         replay_buffer_kwargs=dict(handle_timeout_termination=False),
@@ -90,7 +94,10 @@ BOX_SETTINGS = {
     "targets by the step of the environment": dict(target_update_interval=7, tau=1.0),
     "much clipping": dict(max_grad_norm=0.1),
     "other constants of Adam": dict(policy_kwargs=dict(**SMALL, optimizer_kwargs=dict(betas=(0.8, 0.99), eps=1e-4))),
-    "the world model in every second step": dict(transition_delay=None),
+    "what is learned seldom by default": dict(transition_delay=None, policy_delay=None),
+    "the policy in every second step, the world model in every third": dict(
+        transition_delay=3, policy_delay=2, n_steps=3, prediction_error_weight=-0.5, bootstrap_entropy=0.5
+    ),
     "a buffer without next observations": dict(
         optimize_memory_usage=True,
         replay_buffer_kwargs=dict(handle_timeout_termination=False),
@@ -381,7 +388,11 @@ def test_what_may_come_in_between(monkeypatch, kind):
     model.policy.policy_net.requires_grad_(False)
     assert not is_native()
     model.policy.policy_net.requires_grad_(True)
-    assert not is_native(), "the policy net has not learned as often as those that it learns with"
+    assert is_native()
+    gain = model.policy.value_net.layers[1].weight.requires_grad_(False)
+    assert not is_native()
+    gain.requires_grad_(True)
+    assert not is_native(), "a part of the value net has not learned as often as the rest"
     model.set_parameters(copy.deepcopy(make(seed=1, **copy.deepcopy(kind)).learn(60).get_parameters()))
     assert is_native()
     before = th.get_num_threads()

@@ -72,7 +72,9 @@ def test_which_nets_can_be_packed():
         assert PackedNets.possible(model)
     for state in transitions:
         state["step"] -= 10.0
-    assert PackedNets.possible(model), "the transition net is one by itself"
+    for policies in model.policy.policy_net.parameters():
+        model.policy.optimizer.state[policies]["step"] -= 5.0
+    assert PackedNets.possible(model), "the transition net is one by itself, and so is the policy net"
     parameter.requires_grad_(False)
     assert not PackedNets.possible(model), "frozen"
     parameter.requires_grad_(True)
@@ -89,16 +91,20 @@ def test_parts_of_the_packed_nets():
     for part in packed.learned:
         assert part.exp_avg.forms == part.exp_avg_sq.forms == part.nets.forms, "moments lie as the nets do"
         assert part.step.tensors[0].item() == model._n_updates
-    always, transitions = (part.nets for part in packed.learned)
-    assert [*map(id, transitions.tensors)] == [*map(id, model.policy.transition_net.parameters())]
-    assert packed.n_online == len(packed.target.flat) <= len(always.flat)
-    averaged = always.flat[packed.first_averaged : packed.n_online]
+    nets = model.policy.value_net, model.policy.policy_net, model.policy.transition_net
+    for part, net in zip(packed.learned, nets, strict=True):
+        assert [*map(id, part.nets.tensors)] == [*map(id, net.parameters())]
+    values, policies, _ = (part.nets.flat for part in packed.learned)
+    assert th.equal(th.cat([values, policies]), packed.online), "what has a target is one piece"
+    assert values.data_ptr() == packed.online.data_ptr() and len(packed.online) == len(packed.target.flat)
+    averaged = packed.online[packed.first_averaged :]
     assert th.equal(packed.average.flattened(list(model.policy.policy_net.parameters())), averaged)
 
 
 SETTINGS = {
     "default": dict(),
     "the world model in every second step": dict(env=SampledEnv(VECTOR, BOX), transition_delay=2),
+    "the policy in every second step, the world model in every third": dict(policy_delay=2, transition_delay=3),
     "an automatic weight": dict(epistemic_weight="auto"),
     "a fixed precision": dict(precision=2.0),
     "much clipping": dict(max_grad_norm=0.01),
@@ -163,11 +169,6 @@ def test_steps_that_are_left_to_the_optimizer(monkeypatch):
 
         return some_gradients
 
-    with monkeypatch.context() as patch:  # The world model alone, as if it learned before the others
-        transitions = {*map(id, model.policy.transition_parameters())}
-        patch.setattr(model, "_gradients", some(lambda x: id(x) in transitions))
-        assert not is_packed(model)
-    assert is_packed(model)
     with monkeypatch.context() as patch:
         patch.setattr(model, "_gradients", some(lambda x: x is not first))
         before = first.clone()

@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from worlds import BOX, TWO, Chain, CounterEnv, SampledEnv
 
 from sb3_dai.dai import DAI
+from sb3_dai.free_energy import VALUE_HEADS
 from sb3_dai.replay import sample_transitions
 
 
@@ -190,38 +191,88 @@ def test_multipliers_reach_the_nets_they_name(action_space):
         assert {"transition_net", "policy_net", "value_net"} - changed == {f"{frozen}_net"}
 
 
-def test_the_transition_net_learns_once_every_so_many_gradient_steps(tmp_path):
-    model = make(SampledEnv(), transition_delay=3, seed=0).learn(54)
+OF_TRANSITIONS = {"transition_loss", "prediction_error", "information_gain", "epistemic_value"}
+
+OF_POLICY = {"policy_loss", "precision_loss", "entropy"}
+
+
+def terms_of(model):
+    """What a train call has logged of its losses and samples."""
+    names = {name.removeprefix("train/") for name in model.logger.name_to_value}
+    return names & (OF_TRANSITIONS | OF_POLICY | {"vfe", "value_loss", "extrinsic_value"})
+
+
+@action_spaces("discrete", "box")
+@pytest.mark.parametrize("native", [True, False], ids=["library", "torch"])
+def test_nets_that_learn_once_every_so_many_gradient_steps(tmp_path, monkeypatch, action_space, native):
+    if not native:
+        monkeypatch.setattr("sb3_dai.native_update.NativeUpdate._is_ready", lambda self: False)
+    env = SampledEnv(action_space=action_space)
+    model = make(env, transition_delay=3, policy_delay=2, seed=0).learn(54)
     assert model._n_updates == 4
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
-    model = DAI.load(tmp_path / "model", env=SampledEnv())
+    model = DAI.load(tmp_path / "model", env=env)
     model.load_replay_buffer(tmp_path / "buffer")
     model.set_logger(configure(None, []))
     learned = []
-    for _ in range(6):
+    for step in range(4, 10):
         before = state_of(model.policy)
         model.train(gradient_steps=1, batch_size=32)
         learned.append({name.split(".")[0] for name in differing(before, state_of(model.policy))})
-        assert "train/transition_loss" in model.logger.name_to_value, "what it would learn from is logged all the same"
-    assert {"policy_net", "value_net", "value_net_target"} <= set.intersection(*learned), "the others in each"
+        transitions, policy = step % 3 == 0, step % 2 == 0
+        wanted = {"value_loss", "extrinsic_value"}
+        wanted |= (OF_TRANSITIONS if transitions else set()) | (OF_POLICY if policy else set())
+        assert terms_of(model) == wanted | ({"vfe"} if transitions and policy else set())
+        model.logger.dump()
+    assert {"value_net", "value_net_target", "policy_net_average"} <= set.intersection(*learned), "in each"
     assert ["transition_net" in names for names in learned] == [False, False, True] * 2, "it goes on where it was saved"
-    state = model.policy.optimizer.state
-    assert {int(state[parameter]["step"]) for parameter in model.policy.transition_net.parameters()} == {4}
-    assert {int(state[parameter]["step"]) for parameter in model.policy.policy_net.parameters()} == {10}
+    assert ["novelty_scale" in names for names in learned] == [False, False, True] * 2
+    assert ["policy_net" in names for names in learned] == [True, False] * 3
+    assert ["log_precision" in names for names in learned] == [True, False] * 3
+    steps = [
+        {int(model.policy.optimizer.state[parameter]["step"]) for parameter in net.parameters()}
+        for net in (model.policy.value_net, model.policy.policy_net, model.policy.transition_net)
+    ]
+    assert steps == [{10}, {5}, {4}]
+
+
+def test_several_steps_log_the_mean_of_those_that_have_a_term(monkeypatch):
+    model = make(SampledEnv(), transition_delay=2, seed=0).learn(54)
+    steps = iter([(("loss", "gain"), th.tensor([1.0, 5.0])), (("loss",), th.tensor([3.0]))] * 2)
+    monkeypatch.setattr(model, "_native_update", lambda inputs, again: next(steps))
+    model.train(gradient_steps=4, batch_size=32)
+    assert model.logger.name_to_value["train/loss"] == 2.0 and model.logger.name_to_value["train/gain"] == 5.0
+
+
+def test_what_is_not_known_in_a_step_teaches_the_value_net_nothing():
+    """Without the world model there is no target of the epistemic value and of the prediction error."""
+    model = make(
+        SampledEnv(), epistemic_weight=0.5, prediction_error_weight=0.5, policy_kwargs=dict(net_arch=[]), seed=0
+    ).learn(54)
+    (batch,) = sample_transitions(model.replay_buffer, 16)
+    inputs = inputs_of(model, batch)
+    weight = model.policy.value_net.layers[-1].weight
+    for learns in (True, False):
+        losses, _ = model._losses(inputs._replace(learns_transitions=learns))
+        (gradient,) = th.autograd.grad(losses["value_loss"], [weight])
+        of_parts = gradient.unflatten(-1, (len(VALUE_HEADS), -1)).abs().amax(dim=(0, 1, 3))
+        assert [bool(part > 0) for part in of_parts] == [True, learns, learns]
 
 
 @action_spaces()
-def test_by_default_it_learns_in_each_gradient_step_but_for_box_actions(action_space):
-    model = make(SampledEnv(action_space=action_space), transition_delay=None, seed=0).learn(54)
-    steps = {int(model.policy.optimizer.state[parameter]["step"]) for parameter in model.policy.transition_parameters()}
-    assert model._n_updates == 4 and steps == {2 if action_space == BOX else 4}
+def test_by_default_all_learns_in_each_gradient_step_but_for_box_actions(action_space):
+    kwargs = dict(transition_delay=None, policy_delay=None)
+    model = make(SampledEnv(action_space=action_space), **kwargs, seed=0).learn(54)
+    nets = model.policy.value_net, model.policy.policy_net, model.policy.transition_net
+    steps = [{int(model.policy.optimizer.state[parameter]["step"]) for parameter in net.parameters()} for net in nets]
+    assert model._n_updates == 4 and steps == ([{4}, {2}, {1}] if action_space == BOX else [{4}] * 3)
 
 
 def test_what_is_counted_has_no_delay():
     kwargs = dict(net_arch=[16], transition_model="dirichlet")
-    model = make(Chain(), transition_delay=4, policy_kwargs=kwargs, seed=0)
-    assert model._transition_delay() == 1, "a second kind of gradient step would be compiled for nothing"
+    model = make(Chain(), transition_delay=4, policy_delay=2, policy_kwargs=kwargs, seed=0)
+    assert model._delays() == (1, 2), "a second kind of gradient step would be compiled for nothing"
 
 
 @pytest.mark.parametrize("reset", [True, False])

@@ -256,6 +256,16 @@ void forward(const Nets& nets, float eps, float* outputs) {
   }
 }
 
+// The gradients of a layer's weights, (n_in, n_out)
+void of_weights(const float* inputs, const float* gradient, float* out, int64_t n_in, int64_t n_out, int64_t batch) {
+  if (n_out > LANES || n_in <= n_out) return multiply({inputs, 1, n_in}, {gradient, n_out, 1}, out, n_in, n_out, batch);
+  // Of few outputs turned, so that vectors are full
+  float* turned = scratch<struct Turned>(n_out * n_in);
+  multiply({gradient, 1, n_out}, {inputs, n_in, 1}, turned, n_out, n_in, batch);
+  for (int64_t i = 0; i < n_in; i++)
+    for (int64_t o = 0; o < n_out; o++) out[i * n_out + o] = turned[o * n_in + i];
+}
+
 // gradient: of the outputs, (n_members, batch, sizes[n_layers])
 // gradients: of what the layers learn, or null
 // of_inputs: (batch, sizes[0]), or null
@@ -276,7 +286,7 @@ void backward(const Nets& nets, const float* gradient, const Layer* gradients, f
       if (gradients) {
         const float* inputs = l == 0 ? first_inputs : normed ? again : hid.numbers;
         if (normed) rescale(gain, shift, hid.numbers, again, batch, n_in);
-        multiply({inputs, 1, n_in}, {now, n_out, 1}, gradients[l].weight + member * n_in * n_out, n_in, n_out, batch);
+        of_weights(inputs, now, gradients[l].weight + member * n_in * n_out, n_in, n_out, batch);
         add_rows(now, batch, n_out, gradients[l].bias + member * n_out);
       }
       const Matrix turned = {layers[l].weight + member * n_in * n_out, 1, n_out};

@@ -49,11 +49,11 @@ struct Update {
   Norm features_norm, change_norm;
   Mean epistemic_mean, gain_mean;
   float* gain_peak;
-  Adam always, transitions, precision;
+  Adam always, policies, transitions, precision;  // Of the nets one after the other in memory, gradients of the next as well
   float *target, *average;
-  int64_t n_target, n_average;  // the first of what always learns, and the last of these
+  int64_t n_target, n_average;  // of what always learns and the policies, and the last of these
   int64_t batch, n_features, n_actions;
-  int64_t normalizes, precision_learns, transitions_learn, nets_learn;
+  int64_t normalizes, precision_learns, transitions_learn, policy_learns, nets_learn;
   // Of the agent
   float gamma, epistemic_gamma, tau, max_norm, preference_weight, bootstrap_entropy, pessimism, surprise_sign, resolution, eps;
   double beta1, beta2, adam_eps, learning_rate;
@@ -64,7 +64,7 @@ struct Update {
   const int64_t* choices;                     // Discrete actions, or null
   const float *actions, *next_noise, *noise;  // Box actions and what theirs are drawn with, (..., n_actions), or null
   const float *ends, *last_observations, *last_ends, *discounts, *log_preference;
-  // What is logged: losses and means
+  // What is logged: losses and means, if they are found in this step
   float *to_loss, *to_transition_loss, *to_value_loss, *to_policy_loss, *to_precision_loss, *to_precision;
   float* to_epistemic_weight;
   float *to_vfe, *to_prediction_error, *to_information_gain, *to_extrinsic_value, *to_epistemic_value, *to_entropy;
@@ -296,40 +296,45 @@ void predict(Step& s) {
   *u.to_information_gain = s.mean_gain = mean_gain / batch;
 }
 
-// DAI._efe_target, from next_efe
+// DAI._efe_target, from next_efe: the extrinsic part, and the others if the world model learns
 void bootstrap(Step& s) {
   const Update& u = s.u;
   const int64_t batch = u.batch;
-  double next_epistemic = 0.0;
-  for (int64_t b = 0; b < batch; b++) next_epistemic += s.next_efe[b * (N_HEADS + 1) + EPISTEMIC];
-  const float elsewhere = update(u.epistemic_mean, next_epistemic / batch);
-  *u.gain_peak = higher(update(u.gain_mean, s.mean_gain), *u.gain_peak);
-  const float peak = *u.gain_peak > 0.0f ? *u.gain_peak : std::numeric_limits<float>::infinity();
   const float entropy_weight = u.bootstrap_entropy / precision(u);
   s.targets = s.pool.take(batch * N_HEADS);
-  double extrinsic = 0.0, epistemic = 0.0, mean_error = 0.0;
+  double extrinsic = 0.0;
   for (int64_t b = 0; b < batch; b++) {
-    const float *next = s.next_efe + b * (N_HEADS + 1), *last = next + (s.n_next - batch) * (N_HEADS + 1);
+    const float* last = s.next_efe + (s.n_next - batch + b) * (N_HEADS + 1);
     const float soft_efe = last[EXTRINSIC] - entropy_weight * last[N_HEADS];
     const float discount = u.discounts ? u.discounts[b] : u.gamma;
     float* target = s.targets + b * N_HEADS;
     target[EXTRINSIC] = -u.preference_weight * u.log_preference[b] + discount * (1.0f - u.last_ends[b]) * soft_efe;
+    extrinsic -= target[EXTRINSIC];
+  }
+  *u.to_extrinsic_value = extrinsic / batch;
+  if (!u.transitions_learn) return;
+  double next_epistemic = 0.0, epistemic = 0.0, mean_error = 0.0;
+  for (int64_t b = 0; b < batch; b++) next_epistemic += s.next_efe[b * (N_HEADS + 1) + EPISTEMIC];
+  const float elsewhere = update(u.epistemic_mean, next_epistemic / batch);
+  *u.gain_peak = higher(update(u.gain_mean, s.mean_gain), *u.gain_peak);
+  const float peak = *u.gain_peak > 0.0f ? *u.gain_peak : std::numeric_limits<float>::infinity();
+  for (int64_t b = 0; b < batch; b++) {
+    const float* next = s.next_efe + b * (N_HEADS + 1);
+    float* target = s.targets + b * N_HEADS;
     target[EPISTEMIC] = -s.gain[b] / peak + u.epistemic_gamma * (next[EPISTEMIC] + u.ends[b] * (elsewhere - next[EPISTEMIC]));
     target[PREDICTION_ERROR] = u.surprise_sign * s.error[b] + u.gamma * (1.0f - u.ends[b]) * next[PREDICTION_ERROR];
-    extrinsic -= target[EXTRINSIC];
     epistemic -= target[EPISTEMIC];
     mean_error += s.error[b];
   }
-  *u.to_extrinsic_value = extrinsic / batch;
   *u.to_epistemic_value = epistemic / batch;
   *u.to_prediction_error = mean_error / batch;
 }
 
-// The value net: mean squared errors of the action taken, each head's by its weight
+// The value net: mean squared errors of the action taken, each head's by its weight, of what was bootstrapped
 void evaluate(Step& s, const float* inputs) {
   const Update& u = s.u;
   const int64_t batch = u.batch, width = u.value.sizes[u.value.n_layers], n_options = width / N_HEADS;
-  const int64_t n_critics = u.value.n_members, n_efe = n_critics * width;
+  const int64_t n_critics = u.value.n_members, n_efe = n_critics * width, n_known = u.transitions_learn ? N_HEADS : 1;
   s.value = nets(u.value, batch, inputs, s.pool.take(kept_size(u.value, batch)));
   float *efe = s.efe = s.pool.take(batch * n_efe), *of_efe = s.of_efe = s.pool.take(batch * n_efe);
   forward(s.value, u.eps, efe);
@@ -337,7 +342,7 @@ void evaluate(Step& s, const float* inputs) {
   double value_loss = 0.0;
   for (int64_t k = 0; k < n_critics; k++)
     for (int64_t b = 0; b < batch; b++)
-      for (int64_t part = 0; part < N_HEADS; part++) {
+      for (int64_t part = 0; part < n_known; part++) {
         const int64_t at = (k * batch + b) * width + part * n_options + (u.choices ? u.choices[b] : 0);
         const float missed = efe[at] - s.targets[b * N_HEADS + part];
         value_loss += u.head_weights[part] * missed * missed;
@@ -349,13 +354,17 @@ void evaluate(Step& s, const float* inputs) {
 // Terms of which the others are known. Returns whether all are finite
 bool sum_up(const Step& s) {
   const Update& u = s.u;
-  *u.to_policy_loss = s.divergences / u.batch * s.unit;
-  *u.to_entropy = s.entropies / u.batch;
-  *u.to_vfe = *u.to_prediction_error + s.divergences / u.batch;
   *u.to_precision = precision(u);
   *u.to_epistemic_weight = u.head_weights[EPISTEMIC];
-  *u.to_loss = *u.to_transition_loss + *u.to_value_loss + *u.to_policy_loss;
-  if (u.precision_learns) {
+  *u.to_loss = *u.to_value_loss;
+  if (u.transitions_learn) *u.to_loss += *u.to_transition_loss;
+  if (u.policy_learns) {
+    *u.to_policy_loss = s.divergences / u.batch * s.unit;
+    *u.to_entropy = s.entropies / u.batch;
+    *u.to_loss += *u.to_policy_loss;
+    if (u.transitions_learn) *u.to_vfe = *u.to_prediction_error + s.divergences / u.batch;
+  }
+  if (u.policy_learns && u.precision_learns) {
     *u.precision.gradients = u.target_entropy - *u.to_entropy;
     *u.to_precision_loss = *u.precision.nets * *u.precision.gradients;
     *u.to_loss += *u.to_precision_loss;
@@ -365,12 +374,14 @@ bool sum_up(const Step& s) {
 
 // DAI._optimize
 void learn(const Update& u) {
-  const float norm = std::sqrt(square_sum(u.always.gradients, u.always.size) +
+  const int64_t n_learned = u.always.size + (u.policy_learns ? u.policies.size : 0);
+  const float norm = std::sqrt(square_sum(u.always.gradients, n_learned) +
                                (u.transitions_learn ? square_sum(u.transitions.gradients, u.transitions.size) : 0.0f));
   const float scale = std::min(u.max_norm / (norm + 1e-6f), 1.0f);
   learn(u, u.always, scale);
+  if (u.policy_learns) learn(u, u.policies, scale);
   if (u.transitions_learn) learn(u, u.transitions, scale);
-  if (u.precision_learns) learn(u, u.precision, 1.0f);
+  if (u.policy_learns && u.precision_learns) learn(u, u.precision, 1.0f);
   follow(u.average, u.always.nets + u.n_target - u.n_average, u.n_average, u.averaging_rate);
   if (u.tau > 0.0f) follow(u.target, u.always.nets, u.n_target, u.tau);
 }
@@ -384,16 +395,16 @@ int step(const Update& u) {
   Step s{u, pool};
   observe(s);
   Actions::encode(s);
-  predict(s);
+  if (u.transitions_learn) predict(s);
   Actions::next_efe(s);
   bootstrap(s);
   evaluate(s, Actions::READ_BY_VALUE_NETS ? s.pairs : s.features);
   s.unit = u.precision_learns ? 1.0f / precision(u) : 1.0f;
-  Actions::divergence(s);
+  if (u.policy_learns) Actions::divergence(s);
   if (!sum_up(s)) return 0;  // The nets stay as they were
   if (u.transitions_learn) backward(s.transition, s.of_transition, u.transition.gradients, nullptr);
   backward(s.value, s.of_efe, u.value.gradients, nullptr);
-  backward(s.policy, s.of_policy, u.policy.gradients, nullptr);
+  if (u.policy_learns) backward(s.policy, s.of_policy, u.policy.gradients, nullptr);
   if (u.nets_learn) learn(u);  // Else somebody wants the gradients alone
   return 0;
 }
