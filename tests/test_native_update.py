@@ -51,7 +51,7 @@ SETTINGS = {
     "other constants of Adam": dict(policy_kwargs=dict(**SMALL, optimizer_kwargs=dict(betas=(0.8, 0.99), eps=1e-4))),
     "the world model in every third step": dict(transition_delay=3, policy_kwargs=SMALL),
     "the policy in every second step, the world model in every third": dict(
-        transition_delay=3, policy_delay=2, prediction_error_weight=0.5, policy_kwargs=SMALL
+        transition_delay=3, policy_delay=2, prediction_error_weight=0.5, max_grad_norm=0.1, policy_kwargs=SMALL
     ),
     "the policy seldom, at a fixed precision": dict(precision=3.0, policy_delay=3, n_steps=2, policy_kwargs=SMALL),
     "a buffer without next observations": dict(

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.skipif(library() is None, reason="the library was not m
 
 SHAPES = [
     (5, 128, 6, [64, 64], 8), (2, 128, 4, [64, 64], 6), (1, 1, 4, [64, 64], 2), (3, 7, 4, [33, 17, 20], 3), (2, 9, 3, [1], 5),
-    (1, 300, 5, [40], 1), (4, 2, 70, [300], 35), (2, 17, 1, [1, 1], 1),
+    (1, 300, 5, [40], 1), (4, 2, 70, [300], 35), (2, 17, 1, [1, 1], 1), (2, 1, 300, [260, 128], 130),
+    (2, 20, 3, [100, 70], 40),
 ]  # fmt: skip
 """Members, batch, inputs, hidden layers, outputs: whole blocks of the products, and what is left of them."""
 

@@ -36,35 +36,36 @@ struct Panel {
 
 // Rows of the result, from a panel of NV vectors, of which n_columns numbers count. Unrolled at once: sums are registers
 template <typename V, int64_t MB, int64_t NV>
-inline __attribute__((always_inline)) void block(const Matrix& left, Panel panel, float* out, int64_t out_row, int64_t n_columns, int64_t depth, bool add) {
+inline __attribute__((always_inline)) void block(const Matrix& left, Panel panel, float* out, int64_t out_row,
+                                                 int64_t n_columns, int64_t depth, bool add) {
   constexpr int64_t SIZE = sizeof(V) / sizeof(float);
   V sums[MB][NV];
 #pragma GCC unroll 16
   for (int64_t i = 0; i < MB; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int64_t j = 0; j < NV; j++) sums[i][j] = V{};
   for (int64_t k = 0; k < depth; k++) {
     V right[NV];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int64_t j = 0; j < NV; j++) std::memcpy(&right[j], panel.data + k * panel.row + j * SIZE, sizeof(V));
 #pragma GCC unroll 16
     for (int64_t i = 0; i < MB; i++) {
       const float one = left.data[i * left.row + k * left.column];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int64_t j = 0; j < NV; j++) sums[i][j] += one * right[j];
     }
   }
   if (n_columns == NV * SIZE && !add) {
 #pragma GCC unroll 16
     for (int64_t i = 0; i < MB; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int64_t j = 0; j < NV; j++) std::memcpy(out + i * out_row + j * SIZE, &sums[i][j], sizeof(V));
     return;
   }
 #pragma GCC unroll 16
   for (int64_t i = 0; i < MB; i++) {
     float row[NV * SIZE];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int64_t j = 0; j < NV; j++) std::memcpy(row + j * SIZE, &sums[i][j], sizeof(V));
     float* to = out + i * out_row;
     for (int64_t n = 0; n < n_columns; n++) to[n] = add ? to[n] + row[n] : row[n];
@@ -137,8 +138,8 @@ void pack(Matrix right, int64_t n_columns, int64_t depth, float* panel) {
 }
 
 // As rows, of vectors that n_columns fill
-inline void all_rows(const Matrix& left, Panel panel, float* out, int64_t out_row, int64_t n_rows, int64_t n_columns, int64_t depth,
-              bool add) {
+inline void all_rows(const Matrix& left, Panel panel, float* out, int64_t out_row, int64_t n_rows, int64_t n_columns,
+                     int64_t depth, bool add) {
   if (n_columns > LANES)
     rows<vec, 2>(left, panel, out, out_row, n_rows, n_columns, depth, add);
   else if (n_columns > LANES / 2)
@@ -160,7 +161,8 @@ void columns(Matrix left, Matrix right, float* out, int64_t out_row, int64_t n_r
       pack(now, n_columns, part, panel);
       packed = {panel, COLUMNS};
     }
-    all_rows({left.data + k * left.column, left.row, left.column}, packed, out, out_row, n_rows, n_columns, part, add || k > 0);
+    const Matrix from = {left.data + k * left.column, left.row, left.column};
+    all_rows(from, packed, out, out_row, n_rows, n_columns, part, add || k > 0);
   }
 }
 
@@ -169,7 +171,8 @@ void columns(Matrix left, Matrix right, float* out, int64_t out_row, int64_t n_r
 void shallow(Matrix left, Matrix right, float* out, int64_t n_rows, int64_t n_columns, int64_t depth, bool add) {
   alignas(64) float panels[SHALLOW];
   for (int64_t n = 0; n < n_columns; n += COLUMNS)
-    pack({right.data + n * right.column, right.row, right.column}, std::min(COLUMNS, n_columns - n), depth, panels + n * depth);
+    pack({right.data + n * right.column, right.row, right.column}, std::min(COLUMNS, n_columns - n), depth,
+         panels + n * depth);
   for (int64_t m = 0; m < n_rows; m += ROWS) {
     const Matrix now = {left.data + m * left.row, left.row, left.column};
     for (int64_t n = 0; n < n_columns; n += COLUMNS)
@@ -178,11 +181,24 @@ void shallow(Matrix left, Matrix right, float* out, int64_t n_rows, int64_t n_co
   }
 }
 
+// Columns of a product of one row, from the first on, as many at once as fill the registers: with fewer sums each addition
+// would wait for the last. Returns how many were done
+int64_t one_row(Matrix left, Matrix right, float* out, int64_t n_columns, int64_t depth, bool add) {
+  constexpr int64_t AT_ONCE = 8;
+  int64_t n = 0;
+  for (; n + AT_ONCE * LANES <= n_columns; n += AT_ONCE * LANES)
+    for (int64_t k = 0; k < depth; k += DEPTH)
+      block<vec, 1, AT_ONCE>({left.data + k * left.column, left.row, left.column}, {right.data + n + k * right.row, right.row},
+                             out + n, n_columns, AT_ONCE * LANES, std::min(DEPTH, depth - k), add || k > 0);
+  return n;
+}
+
 // out: (n_rows, n_columns)
 void multiply(Matrix left, Matrix right, float* out, int64_t n_rows, int64_t n_columns, int64_t depth, bool add = false) {
   if (n_rows > ROWS && n_columns > COLUMNS && depth * (n_columns + COLUMNS) <= SHALLOW)
     return shallow(left, right, out, n_rows, n_columns, depth, add);
-  for (int64_t n = 0; n < n_columns; n += COLUMNS)
+  int64_t n = n_rows == 1 && right.column == 1 ? one_row(left, right, out, n_columns, depth, add) : 0;
+  for (; n < n_columns; n += COLUMNS)
     columns(left, {right.data + n * right.column, right.row, right.column}, out + n, n_columns, n_rows,
             std::min(COLUMNS, n_columns - n), depth, add);
 }
