@@ -97,7 +97,8 @@ class DAI(CrashSafeSaving):
     :param target_update_interval: update the target value net every so many environment steps.
         ``None`` updates it after each gradient step.
     :param transition_delay: the transition net learns once every so many gradient steps, and with it the parts of the value
-        net that are about what it knows. ``None`` is every fourth one for ``Box`` actions and each one for others.
+        net that are about what it knows, and an automatic ``epistemic_weight``. ``None`` is every fourth one for ``Box``
+        actions and each one for others.
     :param policy_delay: the policy net and an automatic precision learn once every so many gradient steps, as in TD3. ``None``
         is every second one for ``Box`` actions and each one for others.
     :param precision: inverse temperature of the EFE in the policy's free energy: a positive number, a function of the
@@ -413,7 +414,7 @@ class DAI(CrashSafeSaving):
     def _losses(self, inputs: UpdateInputs) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
         """
         :param inputs: a batch of transitions and what goes with it
-        :return: the losses, scalars by name, and what is logged of each sample, shapes (batch, 1)
+        :return: the losses, scalars by name, and what is logged of each sample, shapes (batch, 1) or (batch,)
         """
         policy, batch, head_weights = self.policy, inputs.batch, inputs.head_weights
         pairs = batch.one_step

@@ -5,7 +5,6 @@ their arithmetic.
 """
 
 import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch as th
@@ -17,7 +16,7 @@ from sb3_dai.checks import check_losses
 from sb3_dai.compilation import UpdateInputs
 from sb3_dai.native_library import library
 from sb3_dai.native_plan import Plan, can_be_planned, nets_of, places_of
-from sb3_dai.networks import any_global_hook, hooks_of
+from sb3_dai.networks import any_global_hook, has_hooks
 from sb3_dai.packing import PackedNets
 from sb3_dai.perceptrons import one_thread
 from sb3_dai.transitions import GaussianTransitions
@@ -49,9 +48,8 @@ class NativeUpdate:
         self.plan: Plan | None = None
         self.checked: set[str] = set()
         """What has learned in steps that were compared with torch's"""
-        self.distrusted = self.ready = self.are_plain = False
+        self.distrusted = self.ready = self.are_known = False
         self.modules: list[nn.Module] = []
-        self.hooks: list[Mapping[int, Any]] = []
         self.n_moves = -1
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,9 +124,8 @@ class NativeUpdate:
         for net in nets:
             modules += net.layers._modules.values()
         if self.modules != modules:
-            self.modules, self.hooks = modules, [hooks for module in modules for hooks in hooks_of(module)]
-            self.are_plain = all(net.is_plain() for net in nets)
-        return self.are_plain and not any(self.hooks) and not any_global_hook()
+            self.modules, self.are_known = modules, all(net.is_known() for net in nets)
+        return self.are_known and not any(map(has_hooks, modules)) and not any_global_hook()
 
 
 def knows(model: "DAI") -> bool:
@@ -166,7 +163,8 @@ def is_left_alone(model: "DAI", packed: PackedNets) -> bool:
     """
     optimizer, log_precision = packed.optimizer, model.policy.log_precision
     return bool(
-        (model.precision != "auto" or (optimizer.state.get(log_precision) and log_precision.requires_grad))
+        len(packed.learned) == 3  # Values, policy and transitions, and nothing of the user's
+        and (model.precision != "auto" or (optimizer.state.get(log_precision) and log_precision.requires_grad))
         and steps_plainly(optimizer)
         and not any(parameter._backward_hooks for parameter in model.learned_parameters)
     )

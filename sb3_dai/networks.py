@@ -1,8 +1,7 @@
 """The building blocks of the three nets: parallel perceptrons and running normalisation."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch as th
 from gymnasium import spaces
@@ -171,8 +170,13 @@ class EnsembleMLP(nn.Module):
         """
         :return: whether the native library knows all layers, and nobody listens to them
         """
-        layers = self.layers._modules.values()
-        return tuple(map(type, layers)) == self.kinds and not any(map(has_hooks, layers))
+        return self.is_known() and not any(map(has_hooks, self.layers._modules.values()))
+
+    def is_known(self) -> bool:
+        """
+        :return: whether the native library knows all layers
+        """
+        return tuple(map(type, self.layers._modules.values())) == self.kinds
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -181,14 +185,6 @@ def has_hooks(module: nn.Module) -> bool:
     :return: whether calling it does more than its ``forward``
     """
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
-
-
-def hooks_of(module: nn.Module) -> tuple[Mapping[int, Any], ...]:
-    """
-    :param module: any
-    :return: where those are kept that ``has_hooks`` asks for, as long as it is that module
-    """
-    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 
 any_global_hook = getattr(nn.modules.module, "_has_any_global_hook", lambda: True)

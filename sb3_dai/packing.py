@@ -23,6 +23,14 @@ def packed_size(tensors: Iterable[th.Tensor]) -> int:
     return sum(-(-tensor.numel() // ALIGNMENT) * ALIGNMENT for tensor in tensors)
 
 
+def in_memory(strides: Sequence[int]) -> list[int]:
+    """
+    :param strides: of a dense tensor
+    :return: its axes as they lie in memory, the outermost first
+    """
+    return sorted(range(len(strides)), key=lambda i: -strides[i])
+
+
 class Packed:
     """
     Moves tensors into one piece of memory. They stay the objects that they are, with their shapes and values.
@@ -62,8 +70,13 @@ class Packed:
         :param flat: of the size of ``self.flat``
         :return: its pieces, of the shapes of the tensors
         """
-        first = flat.storage_offset()
-        return [flat.as_strided(shape, strides, first + start) for shape, strides, start in self.forms]
+        views = []
+        for shape, strides, start in self.forms:
+            # By slices: TorchInductor before torch 2.13 counts the offset of a part of a larger tensor twice in as_strided
+            order = in_memory(strides)
+            dense = flat[start : start + shape.numel()].view([shape[i] for i in order])
+            views.append(dense.permute([order.index(i) for i in range(len(shape))]))
+        return views
 
     def flattened(self, tensors: Sequence[th.Tensor]) -> th.Tensor:
         """
@@ -72,8 +85,7 @@ class Packed:
         """
         parts: list[th.Tensor] = []
         for tensor, size, (_, strides, _) in zip(tensors, self.sizes, self.forms, strict=True):
-            in_memory = sorted(range(tensor.dim()), key=lambda i, strides=strides: -strides[i])  # type: ignore[misc]
-            parts.append(tensor.permute(in_memory).reshape(-1))
+            parts.append(tensor.permute(in_memory(strides)).reshape(-1))
             if size > tensor.numel():
                 parts.append(tensor.new_zeros(size - tensor.numel()))
         return th.cat(parts)
@@ -244,6 +256,9 @@ class PackedNets:
         """
         policy, optimizer = model.policy, model.policy.optimizer
         online, averaged = policy.target_pairs()[0], policy.average_pairs()[0]
+        policies = [*policy.policy_net.parameters()]
+        if any([*map(id, online[len(online) - len(part) :])] != [*map(id, part)] for part in (policies, averaged)):
+            return False  # A policy of the user's has them in another order
         together = learned_together(model)
         nets = [*itertools.chain(*together)]
         trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -255,7 +270,6 @@ class PackedNets:
             and all(len({float(optimizer.state[parameter]["step"]) for parameter in part}) == 1 for part in together)
             and len({(parameter.dtype, parameter.device) for parameter in nets}) == 1
             and all(parameter.requires_grad and not parameter.is_shared() for parameter in nets)
-            and [*map(id, averaged)] == [*map(id, online[len(online) - len(averaged) :])]
         )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -353,6 +354,37 @@ def test_other_box_actions(monkeypatch):
     model.policy.action_model = OtherActions(2)
     monkeypatch.setattr(Plan, "run", None)
     model.train(gradient_steps=2, batch_size=32)
+
+
+def test_hooks_that_come_and_go(monkeypatch):
+    model = make(seed=0)
+    taken, run = [], Plan.run
+    monkeypatch.setattr(Plan, "run", lambda self, inputs, learn=True: taken.append(1) or run(self, inputs, learn))
+    layer = model.policy.policy_net.layers[0]
+    handle, heard = layer.register_forward_hook(lambda *args: None), []
+    model.learn(60)
+    assert not taken
+    handle.remove()
+    model.train(gradient_steps=2, batch_size=32)
+    assert taken, "a hook of before the first look is no reason for ever"
+    layer._forward_hooks = OrderedDict()  # A way to take all hooks away
+    layer.register_forward_hook(lambda *args: heard.append(1))
+    taken.clear()
+    model.train(gradient_steps=2, batch_size=32)
+    assert heard and not taken
+
+
+def test_what_else_the_optimizer_trains(monkeypatch):
+    """Parameters that are no net's: torch's step, in which they have no gradient."""
+    model = make(seed=0).learn(60)
+    monkeypatch.setattr(Plan, "run", None)
+    extra = th.nn.Parameter(th.ones(2))
+    model.policy.optimizer.add_param_group({"params": [extra]})
+    extra.grad = th.ones(2)
+    model.policy.optimizer.step()
+    after = extra.clone()
+    model.train(gradient_steps=2, batch_size=32)
+    assert th.equal(extra, after)
 
 
 @each_kind

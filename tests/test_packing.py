@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch as th
 from helpers import BatchNormDropout, assert_same, make
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from worlds import BOX, VECTOR, SampledEnv
 
 from sb3_dai.compilation import CompiledUpdate, leaves
 from sb3_dai.native_update import NativeUpdate
-from sb3_dai.packing import ALIGNMENT, Packed, PackedNets, unpack
+from sb3_dai.packing import ALIGNMENT, Packed, PackedNets, packed_size, unpack
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
@@ -58,6 +59,17 @@ def test_the_order_in_memory_may_be_given():
     assert moment.stride() == parameter.stride() == (1, 4) and th.equal(moment, th.arange(20.0).reshape(4, 5))
 
 
+def test_views_of_a_part_of_a_larger_piece():
+    """TorchInductor before torch 2.13 takes such a part for the whole in as_strided."""
+    given = tensors()
+    whole = th.zeros(5 + packed_size(given))
+    packed = Packed(given, flat=whole[5:])
+    for one, other, tensor in zip(packed.views(packed.flat), tensors(), given, strict=True):
+        assert th.equal(one, other) and one.stride() == tensor.stride() and one.data_ptr() == tensor.data_ptr()
+    graph = make_fx(lambda flat: [view + 1.0 for view in packed.views(flat)])(packed.flat)
+    assert not any("as_strided" in str(node.target) for node in graph.graph.nodes)
+
+
 def test_which_nets_can_be_packed():
     model = make("CartPole-v1")
     assert not PackedNets.possible(model), "Adam has kept nothing yet"
@@ -78,6 +90,10 @@ def test_which_nets_can_be_packed():
     parameter.requires_grad_(False)
     assert not PackedNets.possible(model), "frozen"
     parameter.requires_grad_(True)
+    online, target = model.policy.target_pairs()
+    model.policy.target_pairs = lambda: (online[::-1], target[::-1])
+    assert not PackedNets.possible(model), "a policy of the user's may have another order"
+    del model.policy.target_pairs
     model.policy.optimizer.param_groups[0]["weight_decay"] = 0.1
     assert not PackedNets.possible(model), "no plain Adam"
 
