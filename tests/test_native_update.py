@@ -54,7 +54,9 @@ SETTINGS = {
     "the policy in every second step, the world model in every third": dict(
         transition_delay=3, policy_delay=2, prediction_error_weight=0.5, max_grad_norm=0.1, policy_kwargs=SMALL
     ),
-    "the policy seldom, at a fixed precision": dict(precision=3.0, policy_delay=3, n_steps=2, policy_kwargs=SMALL),
+    "the policy seldom, with large gradients": dict(
+        precision=50.0, policy_delay=3, n_steps=2, max_grad_norm=1.0, policy_kwargs=SMALL
+    ),
     "a buffer without next observations": dict(
         optimize_memory_usage=True,
         replay_buffer_kwargs=dict(handle_timeout_termination=False),
@@ -218,6 +220,16 @@ def test_the_world_model_is_compared_when_it_learns(monkeypatch, kind):
     monkeypatch.setattr(fe, "gaussian_nll", lambda *args: fe_gaussian_nll(*args).detach() + 0.0 * args[0].sum())
     with pytest.warns(UserWarning, match="the gradient of transition_net"):
         model, taken = trained(monkeypatch, True, steps=5, transition_delay=2, **kind)
+    assert taken == 1 and model._native_update.distrusted
+
+
+@each_kind
+def test_the_policy_is_compared_when_it_learns(monkeypatch, kind):
+    """Likewise, where it has a delay."""
+    loss = fe.precision_loss
+    monkeypatch.setattr(fe, "precision_loss", lambda *args: 2.0 * loss(*args))
+    with pytest.warns(UserWarning, match="precision_loss is"):
+        model, taken = trained(monkeypatch, True, steps=5, policy_delay=2, **kind)
     assert taken == 1 and model._native_update.distrusted
 
 
