@@ -433,6 +433,11 @@ def test_what_may_come_in_between(monkeypatch, kind):
     assert not is_native()
     model.policy.policy_net.requires_grad_(True)
     assert is_native()
+    layers = model.policy.value_net.layers
+    layers[2], activation = th.nn.Tanh(), layers[2]
+    assert not is_native()
+    layers[2] = activation
+    assert is_native()
     gain = model.policy.value_net.layers[1].weight.requires_grad_(False)
     assert not is_native()
     gain.requires_grad_(True)

@@ -98,6 +98,19 @@ def test_which_nets_can_be_packed():
     assert not PackedNets.possible(model), "no plain Adam"
 
 
+def test_a_policy_whose_extractor_comes_last_is_not_packed():
+    """What has a target is one piece, in which the policy net is the last."""
+    model = make(policy_kwargs=dict(net_arch=[8], features_extractor_class=BatchNormDropout)).learn(60)
+    policy = model.policy
+    assert PackedNets.possible(model)
+    n_values, n_policy = len([*policy.value_net.parameters()]), len([*policy.policy_net.parameters()])
+    for name, n_first in (("target_pairs", n_values), ("average_pairs", 0)):
+        turned = [each[:n_first] + each[-n_policy:] + each[n_first:-n_policy] for each in getattr(policy, name)()]
+        setattr(policy, name, lambda turned=turned: tuple(turned))
+    assert not PackedNets.possible(model)
+    model.train(gradient_steps=2, batch_size=32)
+
+
 def test_parts_of_the_packed_nets():
     model = make("CartPole-v1").learn(60)
     # A file may hold them in another order
