@@ -494,7 +494,7 @@ class DAI(CrashSafeSaving):
         :return: the transition net learns once every so many gradient steps, 1 if there is none, and the policy once every so
             many
         """
-        # With Box actions half the arithmetic of a gradient step is theirs, and none of their scores needs it in each of them
+        # With Box actions most of the arithmetic of a gradient step is theirs, and no task that was measured needed all of it
         by_default = (4, 2) if isinstance(self.policy.action_model, GaussianActions) else (1, 1)
         transition_delay = by_default[0] if self.transition_delay is None else self.transition_delay
         policy_delay = by_default[1] if self.policy_delay is None else self.policy_delay
