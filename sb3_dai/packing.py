@@ -215,8 +215,10 @@ class PackedNets:
         self.tensors()  # Puts back what was moved
         th._foreach_copy_(views, [gradient_of[id(parameter)] for parameter in nets])
         if max_norm is not None:
-            norm = th.linalg.vector_norm(th.stack(th._foreach_norm(parts)))
-            th._foreach_mul_(parts, (max_norm / (norm + 1e-6)).clamp_(max=1.0))
+            # All that learns is one piece, but where the policy does not and the world model does
+            clipped = [self.gradients[: sum(map(len, parts))]] if [*learns] == [*range(len(learns))] else parts
+            norm = th.linalg.vector_norm(th.stack([*map(th.linalg.vector_norm, clipped)]))
+            th._foreach_mul_(clipped, (max_norm / (norm + 1e-6)).clamp_(max=1.0))
         of_dual = [optimizer.state[parameter] for parameter in dual]
         for parameter in dual:
             parameter.grad = gradient_of[id(parameter)]

@@ -133,7 +133,9 @@ def test_parts_of_the_packed_nets():
 SETTINGS = {
     "default": dict(),
     "the world model in every second step": dict(env=SampledEnv(VECTOR, BOX), transition_delay=2),
-    "the policy in every second step, the world model in every third": dict(policy_delay=2, transition_delay=3),
+    "the policy in every second step, the world model in every third": dict(
+        policy_delay=2, transition_delay=3, max_grad_norm=0.01
+    ),
     "an automatic weight": dict(epistemic_weight="auto"),
     "a fixed precision": dict(precision=2.0),
     "much clipping": dict(max_grad_norm=0.01),
