@@ -19,7 +19,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 SelfCrashSafeSaving = TypeVar("SelfCrashSafeSaving", bound="CrashSafeSaving")
@@ -143,6 +143,20 @@ def _open_model(path: str | pathlib.Path | io.BufferedIOBase) -> Iterator[io.Buf
     finally:
         if file is not path:
             file.close()
+
+
+def read_parameters(path: str | pathlib.Path | io.BufferedIOBase, device: th.device | str = "auto") -> TensorDict:
+    """
+    Read the parameters of a saved model, and nothing but tensors.
+
+    :param path: path to the file, or a file-like
+    :param device: where they are to be
+    :return: states of the policy and its optimizer, by name
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if the file is damaged or is not a model saved by DAI
+    """
+    with _open_model(path) as file:
+        return load_from_zip_file(file, device=device, load_data=False)[1]
 
 
 def _check_same(file: str, key: str, theirs: Any, ours: Any, remedy: str) -> None:

@@ -19,8 +19,7 @@ from unittest.mock import patch
 
 import sb3_dai.envs  # noqa: F401  # Registers the worlds of this package
 from sb3_dai.dai import DAI
-from sb3_dai.preference_learning import LearnedPreference
-from sb3_dai.preferences import GaussianPreference, RewardPreference
+from sb3_dai.preferences import GaussianPreference, LearnedPreference, RewardPreference
 
 if TYPE_CHECKING:
     import optuna

@@ -1,0 +1,1 @@
+"""The gradient step in C++, and its one Python door: :mod:`sb3_dai.acceleration.native.step`."""
