@@ -309,7 +309,7 @@ class DAI(CrashSafeSaving):
         """Update the target where its interval counts steps of the environment, as in DQN."""
         self._n_calls += 1
         if self.target_update_interval is not None and self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
-            polyak(*self.policy.target_pairs(), self.tau)
+            polyak(self.policy.target_pairs(), self.tau)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         # Switch to train mode (this affects batch norm / dropout)

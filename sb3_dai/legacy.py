@@ -77,7 +77,7 @@ def upgrade(data: dict[str, Any]) -> list[str] | None:
     data.pop("epistemic_gamma")
     data.setdefault("backend", "compile" if data.pop("compile") else "auto")
     if share != (0.7, 0.2, 0.5) and not isinstance(data["action_space"], spaces.Box):
-        most = make_action_model(data["action_space"]).max_entropy  # type: ignore[union-attr]
+        most = make_action_model(data["action_space"]).max_entropy
         data.setdefault("target_entropy", LinearSchedule(share[0] * most, share[1] * most, share[2]))
     data.setdefault("target_entropy", "auto")
     scale = vars(data["preference"]).pop("scale", 1.0)

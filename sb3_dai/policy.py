@@ -32,11 +32,11 @@ class DAIPolicy(BaseDAIPolicy):
     :param observation_space: Observation space
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule (could be constant)
-    :param net_arch: Sizes of the hidden layers of each net, by default two of 64, none after ``NatureCNN``; or a dictionary with
-        those of the policy net "pi", the critics "qf" and the world model "transition" (that of "qf" if absent)
+    :param net_arch: Sizes of the hidden layers of each net, by default two of 64, none after ``NatureCNN``; or a dictionary
+        with those of the policy net "pi", the critics "qf" and the world model "transition" (that of "qf" if absent)
     :param activation_fn: Activation function
-    :param layer_norm: Whether the hidden layers of the policy net and the critics are layer-normalised. Bootstrapping needs it;
-        the world model learns by plain regression from inputs that are normalised already.
+    :param layer_norm: Whether the hidden layers of the policy net and the critics are layer-normalised. Bootstrapping needs
+        it; the world model learns by plain regression from inputs that are normalised already.
     :param normalize_features: Whether the nets read the features in units of their running standard deviation
     :param transition_model: "ensemble", or "dirichlet" to count instead: for ``Discrete`` observations and actions, exact
     :param prior_count: Of each next state in the "dirichlet" model before anything was seen, by default 1 / number of states
@@ -305,7 +305,8 @@ class DAIPolicy(BaseDAIPolicy):
         if novelty is None:
             return 0.0
         known = novelty.new_zeros(len(novelty), len(self.terms), 1, novelty.shape[1])
-        known[:, self.term_names.index("epistemic"), 0] = -self.terms["epistemic"].scale.scaled(novelty)  # type: ignore[union-attr,operator]
+        scale: Any = self.terms["epistemic"].scale
+        known[:, self.term_names.index("epistemic"), 0] = -scale.scaled(novelty)
         return known
 
     def forward(self, obs: PyTorchObs, deterministic: bool = True) -> th.Tensor:

@@ -1,4 +1,7 @@
-"""What the policy needs of SB3: features, targets and averages of the nets, one optimizer, training modes, bounds of actions."""
+"""
+What the policy needs of SB3: features, targets and averages of the nets, one optimizer, training modes, bounds of
+actions.
+"""
 
 import copy
 from typing import Any

@@ -1,6 +1,7 @@
 """What several test files need: a small model and ways to look into it."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 from worlds import BOX, DISCRETE, IMAGE
 
-from sb3_dai.compilation import UpdateInputs
 from sb3_dai.dai import DAI
+from sb3_dai.learning.batch import Batch
 
 ACTIONS = {
     "discrete": DISCRETE,
@@ -36,26 +37,26 @@ def make(env="CartPole-v1", policy="MlpPolicy", **kwargs):
         batch_size=32,
         gamma=0.99,
         gradient_steps=1,
-        transition_delay=1,
         policy_delay=1,
         precision="auto",
-        exploration_initial_entropy=0.7,
-        exploration_final_entropy=0.2,
         policy_kwargs=dict(net_arch=[16]),
+        backend="eager",
         device="cpu",
     )
-    return DAI(policy, env, **{**small, **kwargs})
+    given = {**small, **kwargs}
+    return DAI(policy, env, **{**given, "policy_kwargs": {"transition_delay": 1, **given["policy_kwargs"]}})
 
 
 def policy_for(space):
     return "MultiInputPolicy" if isinstance(space, spaces.Dict) else "CnnPolicy" if space == IMAGE else "MlpPolicy"
 
 
-def inputs_of(model, batch):
-    """What a gradient step on a batch reads."""
-    log_preference = model.preference.log_prob(batch.n_step)
-    target_entropy = th.tensor(model._target_entropy())
-    return UpdateInputs(batch, log_preference, 0.0, model._head_weights(), target_entropy, th.tensor(0.5), True, True)
+def step_inputs(model, transitions, **changes):
+    """A batch of sampled transitions and the coefficients of a gradient step on it, in which all parts learn."""
+    batch = Batch(*transitions, model.preference.log_prob(transitions.n_step))
+    (coefficients,) = model._coefficients(1)
+    learning = dict(learns_world_model=True, learns_policy=True, averaging_rate=0.5)
+    return batch, dataclasses.replace(coefficients, **{**learning, **changes})
 
 
 def spy(monkeypatch, owner, name):

@@ -1,6 +1,6 @@
 """
-Everything that exists for speed alone. A backend proves that it is the eager step of :mod:`sb3_dai.learning.step`, or says why it is
-not used (docs/speed.md).
+Everything that exists for speed alone. A backend proves that it is the eager step of :mod:`sb3_dai.learning.step`, or says
+why it is not used (docs/speed.md).
 """
 
 from sb3_dai.acceleration.chosen import ChosenStep

@@ -95,8 +95,8 @@ class CategoricalPosterior:
 
 class CategoricalActions(nn.Module):
     """
-    Independent choices between options. All have the size of the largest one in the nets; what is beyond a choice's own options
-    has no probability.
+    Independent choices between options. All have the size of the largest one in the nets; what is beyond a choice's own
+    options has no probability.
 
     :param n_options: number of options of each choice
     """

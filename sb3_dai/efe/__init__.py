@@ -1,4 +1,7 @@
-"""The one-step expected free energy as a sum of terms, each with its weight, discount, terminal rule and critic aggregation."""
+"""
+The one-step expected free energy as a sum of terms, each with its weight, discount, terminal rule and critic
+aggregation.
+"""
 
 from sb3_dai.efe.base import Term, Transition
 from sb3_dai.efe.epistemic import EpistemicTerm

@@ -1,8 +1,8 @@
 """
 A term of the expected free energy.
 
-The one-step EFE of an action is ``g(s,a) = sum_i weight_i cost_i(s,a)``. Each term has its own head in the critics, which bootstraps
-that term alone: a weight can then change without making values wrong.
+The one-step EFE of an action is ``g(s,a) = sum_i weight_i cost_i(s,a)``. Each term has its own head in the critics, which
+bootstraps that term alone: a weight can then change without making values wrong.
 """
 
 from typing import Any, NamedTuple
@@ -45,8 +45,8 @@ class Term(nn.Module):
     One term of the EFE. Derive from it, write ``cost``, and give an object to ``policy_kwargs=dict(terms=[...])``
     (docs/change_the_algorithm.md). Buffers of the term are saved with the policy.
 
-    :param weight: of the cost in G: a number, of which a negative one seeks what the cost measures, or a schedule of numbers of at
-        least 0, a function of the progress remaining (from 1 to 0).
+    :param weight: of the cost in G: a number, of which a negative one seeks what the cost measures, or a schedule of numbers
+        of at least 0, a function of the progress remaining (from 1 to 0).
     :param discount: of the values of later steps; None for the model's ``gamma``
     :raises ValueError: if the weight or the discount is no such number
     """
@@ -96,8 +96,8 @@ class Term(nn.Module):
 
     @property
     def sign(self) -> float:
-        """-1 for a term that seeks what its cost measures: its head holds the negative of the cost, of which the worst critic is
-        the highest as well."""
+        """-1 for a term that seeks what its cost measures: its head holds the negative of the cost, of which the worst critic
+        is the highest as well."""
         return -1.0 if not callable(self.weight) and not isinstance(self.weight, str) and float(self.weight) < 0.0 else 1.0
 
     def target(self, cost: th.Tensor, terminated: th.Tensor, discount: th.Tensor | float, next_efe: th.Tensor) -> th.Tensor:

@@ -71,7 +71,7 @@ def bootstrapped_efe(efe: th.Tensor, terminated: th.Tensor, discount: th.Tensor 
 
 
 def continuing_efe(
-    efe: th.Tensor, terminated: th.Tensor, discount: float, next_efe: th.Tensor, elsewhere: th.Tensor
+    efe: th.Tensor, terminated: th.Tensor, discount: th.Tensor | float, next_efe: th.Tensor, elsewhere: th.Tensor
 ) -> th.Tensor:
     """
     Bellman target of a value that does not end with the episode: after it the agent goes on, to what is on average
@@ -80,7 +80,7 @@ def continuing_efe(
 
     :param efe: one-step EFE g, shape (batch, 1)
     :param terminated: 1 where the episode truly ended, shape (batch, 1)
-    :param discount: discount of the next value
+    :param discount: discount of the next value, a number or shape (batch, 1)
     :param next_efe: expected EFE at the next state, shape (batch, 1)
     :param elsewhere: mean of expected EFEs, shape (1,)
     :return: shape (batch, 1)

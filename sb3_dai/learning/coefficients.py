@@ -14,7 +14,10 @@ from sb3_dai.learning.schedules import PESSIMISM, averaging_rate, target_entropy
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Arguments of :class:`sb3_dai.dai.DAI` that its gradient steps depend on. They are read again in each call of ``train``."""
+    """
+    Arguments of :class:`sb3_dai.dai.DAI` that its gradient steps depend on. They are read again in each call of
+    ``train``.
+    """
 
     gamma: float
     tau: float

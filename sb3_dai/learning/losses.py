@@ -30,7 +30,9 @@ def all_losses(policy: Any, batch: Batch, c: Coefficients) -> tuple[Named, Named
 
     # The world model reads the features and does not shape them: what is easy to predict is not what tells good actions from
     # bad ones
-    losses, samples, prediction = {}, {}, None
+    losses: Named = {}
+    samples: Named = {}
+    prediction = None
     if c.learns_world_model:
         prediction = policy.world_model.predict(Belief(*(part.detach() for part in belief)), actions)
         losses, samples = world_model_losses(policy, batch, prediction, outcome)
@@ -76,8 +78,8 @@ def efe_targets(
     policy: Any, batch: Batch, c: Coefficients, transition: Transition, next_belief: Belief
 ) -> tuple[list[int], th.Tensor]:
     """
-    Bellman targets of the heads of the critics. The cost of the extrinsic term is that of an n-step return; others are known of
-    the pair (s_t, a_t) alone and have one step.
+    Bellman targets of the heads of the critics. The cost of the extrinsic term is that of an n-step return; others are known
+    of the pair (s_t, a_t) alone and have one step.
 
     :param policy: the nets
     :param batch: transitions

@@ -29,8 +29,9 @@ def target_entropy_at(progress_remaining: float, target: float | str | Schedule,
     :param progress_remaining: from 1 at the beginning to 0 at the end of training
     :param target: in nats, a schedule of it, or "auto"
     :param actions: the action model
-    :return: what an automatic precision aims at, in nats. "auto" is minus the number of dimensions for ``Box`` actions (Haarnoja et
-        al. 2018, arXiv:1812.05905), and falls from 0.7 to 0.2 of the uniform policy's over the first half of training for others.
+    :return: what an automatic precision aims at, in nats. "auto" is minus the number of dimensions for ``Box`` actions
+        (Haarnoja et al. 2018, arXiv:1812.05905), and falls from 0.7 to 0.2 of the uniform policy's over the first half of
+        training for others.
     """
     if target != "auto":
         return value_at(progress_remaining, "target_entropy", target, -math.inf)

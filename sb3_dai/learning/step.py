@@ -60,8 +60,8 @@ class EagerStep:
         """
         :param batch: transitions and what goes with them
         :param coefficients: numbers that do not depend on the nets
-        :return: the sum of the losses, whose parameters meet in the features extractor alone, the losses, and what is logged of
-            each sample
+        :return: the sum of the losses, whose parameters meet in the features extractor alone, the losses, and what is logged
+            of each sample
         """
         losses, samples = all_losses(self.policy, batch, coefficients)
         return th.stack([term.reshape(()) for term in losses.values()]).sum(), losses, samples
@@ -125,20 +125,19 @@ class EagerStep:
 
         :param coefficients: numbers that do not depend on the nets
         """
-        polyak(*self.policy.average_pairs(), coefficients.averaging_rate)
+        polyak(self.policy.average_pairs(), coefficients.averaging_rate)
         if coefficients.tau is not None:
-            polyak(*self.policy.target_pairs(), coefficients.tau)
+            polyak(self.policy.target_pairs(), coefficients.tau)
 
 
-def polyak(online: Sequence[nn.Module], followers: Sequence[nn.Module], tau: float) -> None:
+def polyak(pairs: tuple[list[nn.Module], list[nn.Module]], tau: float) -> None:
     """
     Move nets towards others; buffers, such as the statistics of batch norm, are copied (GH#996).
 
-    :param online: the nets that are trained
-    :param followers: those that follow, in the same order
+    :param pairs: the nets that are trained, and those that follow, in the same order
     :param tau: share of the trained ones
     """
-    for net, follower in zip(online, followers, strict=True):
+    for net, follower in zip(*pairs, strict=True):
         polyak_update(net.parameters(), follower.parameters(), tau)
         for buffer, copied in zip(net.buffers(), follower.buffers(), strict=True):
             copied.copy_(buffer)

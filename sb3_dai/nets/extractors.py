@@ -58,8 +58,8 @@ def copy_of(extractor: BaseFeaturesExtractor) -> BaseFeaturesExtractor:
         copied = copy.deepcopy(extractor)
     except Exception as error:  # Whatever a module of the user's holds: a lock, an open file, a tensor with a history
         raise ValueError(
-            f"features_extractor_class={type(extractor).__name__} cannot be copied for the target net ({error}): give its module "
-            "a __deepcopy__, or keep what cannot be copied out of it"
+            f"features_extractor_class={type(extractor).__name__} cannot be copied for the target net ({error}): give its "
+            "module a __deepcopy__, or keep what cannot be copied out of it"
         ) from error
     return copied.requires_grad_(False).train(False)
 
@@ -89,8 +89,8 @@ MODELESS = (
 def has_modes(module: nn.Module) -> bool:
     """
     :param module: a net, or all of them
-    :return: whether some part of it may compute something else in training mode than in evaluation mode. Layers of this package
-        and of Stable-Baselines3 do not; those of others may.
+    :return: whether some part of it may compute something else in training mode than in evaluation mode. Layers of this
+        package and of Stable-Baselines3 do not; those of others may.
     """
     ours = ("sb3_dai.", "stable_baselines3.")
     return any(type(part) not in MODELESS and not type(part).__module__.startswith(ours) for part in module.modules())

@@ -80,8 +80,8 @@ class Preference(Protocol):
 
 class RewardPreference(Preference):
     """
-    The default: log p~ is the reward in nats, so that the extrinsic value is the return. ``preference_weight`` scales it. It is the
-    only one for ``n_steps > 1``.
+    The default: log p~ is the reward in nats, so that the extrinsic value is the return. ``preference_weight`` scales it. It
+    is the only one for ``n_steps > 1``.
     """
 
     def log_prob(self, samples: Any) -> th.Tensor:

@@ -47,16 +47,17 @@ def make_world_model(
             )
         if not is_one_hot:
             raise ValueError(
-                'transition_model="dirichlet" reads one-hot codes of states: leave features_extractor_class out, or use "ensemble"'
+                'transition_model="dirichlet" reads one-hot codes of states: leave features_extractor_class out, or '
+                'use "ensemble"'
             )
         return DirichletWorldModel(int(observation_space.n), int(action_space.n), prior_count)
-    discrete = isinstance(observation_space, spaces.Discrete)
+    n_states = int(observation_space.n) if isinstance(observation_space, spaces.Discrete) else None
     input_dim = features_dim * code_dim if is_numbered else features_dim + code_dim
-    output_dim = int(observation_space.n) if discrete else 2 * features_dim
+    output_dim = 2 * features_dim if n_states is None else n_states
     net = make_ensemble(input_dim, output_dim, is_numbered)
     prior = make_ensemble(input_dim, output_dim, is_numbered).requires_grad_(False) if prior_scale > 0.0 else None
-    model = CategoricalWorldModel if discrete else GaussianWorldModel
-    return model(int(observation_space.n) if discrete and is_one_hot else features_dim, net, prior, prior_scale)
+    model = GaussianWorldModel if n_states is None else CategoricalWorldModel
+    return model(features_dim, net, prior, prior_scale)
 
 
 __all__ = ["CategoricalWorldModel", "DirichletWorldModel", "GaussianWorldModel", "WorldModel", "make_world_model"]
