@@ -148,8 +148,10 @@ def test_heads_are_found_by_their_names():
     saved, own = th.arange(6.0).reshape(1, 6), th.full((1, 4), -1.0)
     fitted = legacy.fit_heads(saved, own, ["extrinsic", "epistemic", "prediction_error"], ["extrinsic", "prediction_error"])
     assert fitted.tolist() == [[0.0, 1.0, 4.0, 5.0]]
-    new = legacy.fit_heads(saved[:, :4], th.full((1, 6), -1.0), ["extrinsic", "epistemic"], ["epistemic", "effort", "extrinsic"])
-    assert new[:, 2:4].tolist() == [[-1.0, -1.0]], "a head that is new begins as it was made"
+    new = legacy.fit_heads(
+        saved[:, :4], th.full((1, 6), -1.0), ["extrinsic", "epistemic"], ["epistemic", "effort", "extrinsic"]
+    )
+    assert new.tolist() == [[2.0, 3.0, -1.0, -1.0, 0.0, 1.0]], "a head that is new begins as it was made"
 
 
 def test_moments_of_the_optimizer_follow_their_heads():
