@@ -1,0 +1,1 @@
+"""What exists for speed alone: other ways to take the gradient steps that :mod:`sb3_dai.learning` defines."""

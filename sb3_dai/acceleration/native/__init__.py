@@ -1,0 +1,1 @@
+"""The gradient step in C++: ``step.NativeStep`` is its one door."""
