@@ -91,7 +91,7 @@ struct Categorical {
     const int64_t n_rows = policy.batch;
     forward(policy, s.u.layer_norm_eps, log_prob);
     mask(s.u, log_prob, n_rows, -s.u.never);
-    log_softmax(log_prob, prob, s.pool.take(n_rows * s.u.n_choices), n_rows * s.u.n_choices, s.u.n_options);
+    log_softmax_of_any(log_prob, prob, s.pool.take(n_rows * s.u.n_choices), n_rows * s.u.n_choices, s.u.n_options);
   }
 
   // Of each head the expected EFE at the next states, and the policy's entropy after them
@@ -132,7 +132,7 @@ struct Categorical {
         const float judged = possible ? judged_efe(u, s.efe + b * width + a, batch * width, n_actions, worst_of) : u.never;
         log_target[b * n_actions + a] = (u.log_prior ? u.log_prior[b * n_actions + a] : 0.0f) - precise * judged;
       }
-    log_softmax(log_target, s.of_policy, s.pool.take(batch * u.n_choices), batch * u.n_choices, u.n_options);
+    log_softmax_of_any(log_target, s.of_policy, s.pool.take(batch * u.n_choices), batch * u.n_choices, u.n_options);
     for (int64_t row = 0; row < batch * u.n_choices; row++) {
       const int64_t first = row * u.n_options;
       float divergence = 0.0f, entropy = 0.0f;

@@ -67,7 +67,10 @@ inline void soft(float x, float& plus, float& slope) {
 float higher(float one, float other) { return one > other || std::isnan(one) ? one : other; }
 
 // Rows of logits become logarithms of probabilities, and those are written beside them. sums: (n_rows,)
-void log_softmax(float* logits, float* prob, float* sums, int64_t n_rows, int64_t size) {
+// SIZE: of a row, if it is known: short rows are unrolled
+template <int64_t SIZE = 0>
+void log_softmax(float* logits, float* prob, float* sums, int64_t n_rows, int64_t any_size) {
+  const int64_t size = SIZE ? SIZE : any_size;
   for (int64_t b = 0; b < n_rows; b++) {
     float* row = logits + b * size;
     float highest = row[0];  // NaN goes through the exponential
@@ -83,17 +86,22 @@ void log_softmax(float* logits, float* prob, float* sums, int64_t n_rows, int64_
 #pragma omp simd reduction(+ : sum)
     for (int64_t a = 0; a < size; a++) sum += prob[b * size + a];
     sums[b] = sum;
-  }
-  for (int64_t b = 0; b < n_rows; b++) {
-    const float share = 1.0f / sums[b];
 #pragma omp simd
-    for (int64_t a = 0; a < size; a++) prob[b * size + a] *= share;
+    for (int64_t a = 0; a < size; a++) prob[b * size + a] /= sum;
   }
 #pragma omp simd
   for (int64_t b = 0; b < n_rows; b++) sums[b] = logf(sums[b]);
   for (int64_t b = 0; b < n_rows; b++)
 #pragma omp simd
     for (int64_t a = 0; a < size; a++) logits[b * size + a] -= sums[b];
+}
+
+void log_softmax_of_any(float* logits, float* prob, float* sums, int64_t n_rows, int64_t size) {
+  const auto known = size == 2   ? log_softmax<2>
+                     : size == 3 ? log_softmax<3>
+                     : size == 4 ? log_softmax<4>
+                                 : log_softmax<0>;
+  known(logits, prob, sums, n_rows, size);
 }
 
 }  // namespace

@@ -116,7 +116,7 @@ void predict_states(Step& s) {
   float *log_prob = s.pool.take(n_rows * n_states), *prob = s.pool.take(n_rows * n_states);
   float *mixture = s.pool.take(batch * n_states), *log_mixture = s.pool.take(batch * n_states);
   std::copy_n(outputs, n_rows * n_states, log_prob);
-  log_softmax(log_prob, prob, s.pool.take(n_rows), n_rows, n_states);
+  log_softmax_of_any(log_prob, prob, s.pool.take(n_rows), n_rows, n_states);
   std::fill_n(mixture, batch * n_states, 0.0f);
   for (int64_t k = 0; k < n_members; k++)
 #pragma omp simd
