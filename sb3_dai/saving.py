@@ -3,12 +3,8 @@
 import copy
 import io
 import json
-import os
 import pathlib
 import re
-import shutil
-import uuid
-import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,63 +18,11 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
+from sb3_dai.files import atomic_write, write_json
+
+__all__ = ["CrashSafePolicy", "CrashSafeSaving", "atomic_write", "write_json"]
+
 SelfCrashSafeSaving = TypeVar("SelfCrashSafeSaving", bound="CrashSafeSaving")
-
-
-@contextmanager
-def atomic_write(path: str | pathlib.Path | io.BufferedIOBase, suffix: str | None = None) -> Iterator[io.BufferedIOBase]:
-    """
-    Open a file for writing that takes its place only once it is complete: whatever happens before, the old file
-    stays whole. Names follow ``open_path`` of Stable-Baselines3.
-
-    :param path: where to write. Missing parent folders are created, and a folder ``path`` becomes ``path_2``.
-        A file object is given back as it is: what it is written to cannot be swapped.
-    :param suffix: added to a path that has none
-    :return: the binary file to write into
-    :raises PermissionError: if the file there is write-protected
-    """
-    if not isinstance(path, (str, pathlib.Path)):
-        yield path
-        return
-    path = pathlib.Path(path)
-    if suffix and path.suffix == "":
-        path = pathlib.Path(f"{path}.{suffix}")
-    while path.is_dir():
-        warnings.warn(f"Path '{path}' is a folder. Will save instead to {path}_2")
-        path = pathlib.Path(f"{path}_2")
-    # Through a symbolic link, as a plain write goes, instead of in its place
-    path = pathlib.Path(os.path.realpath(path))
-    exists = path.exists()
-    if exists:
-        # A rename asks only the folder for permission: ask the file, too
-        path.open("r+b").close()
-    # In the same folder, because a rename across file systems is a copy
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    file = open_path(temporary, "w")
-    try:
-        with file:
-            yield file
-            file.flush()
-            # Else a power cut could leave the new name on data that never reached the disk
-            os.fsync(file.fileno())
-        if exists:
-            shutil.copymode(path, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: str | pathlib.Path, data: Any) -> None:
-    """
-    Write results as JSON, atomically, with a line for each element of a list.
-
-    :param path: where to write, with ".json" added if there is no suffix
-    :param data: what ``json.dumps`` accepts
-    """
-    with atomic_write(path, "json") as file:
-        rows = isinstance(data, list) and data
-        text = "[\n" + ",\n".join(map(json.dumps, data)) + "\n]" if rows else json.dumps(data, indent=2)
-        file.write(f"{text}\n".encode())
 
 
 def _saved_by(data: Any) -> str:
