@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
@@ -231,8 +232,8 @@ class CrashSafeSaving(OffPolicyAlgorithm):
         finally:
             if file is not path:
                 file.close()
-        ours, loaded = self.replay_buffer, loader.replay_buffer
-        assert ours is not None and loaded is not None
+        ours, loaded = self._own_buffer(), loader.replay_buffer
+        assert loaded is not None
         # How long returns are, and their discount, is for the model to say
         if {type(ours), type(loaded)} <= {ReplayBuffer, NStepReplayBuffer} and not loaded.optimize_memory_usage:
             rows = {key: value for key, value in vars(loaded).items() if key not in ("n_steps", "gamma")}
@@ -241,8 +242,28 @@ class CrashSafeSaving(OffPolicyAlgorithm):
         for key in ("observation_space", "action_space", "n_envs"):
             _check_same(name, key, getattr(loaded, key), getattr(self, key), "with the environments that filled the buffer")
         n_steps = getattr(loaded, "n_steps", 1)
-        _check_same(name, "n_steps", n_steps, getattr(ours, "n_steps", 1), f"with n_steps={n_steps}")
+        asked = self.replay_buffer_kwargs.get("n_steps", n_steps) if ours is None else getattr(ours, "n_steps", 1)
+        _check_same(name, "n_steps", n_steps, asked, f"with n_steps={n_steps}")
         self.replay_buffer = loaded
+
+    def _own_buffer(self) -> ReplayBuffer | None:
+        """
+        :return: the model's buffer or, if it has none, an empty one of the kind that it would be given, None if that is for
+            a class of the user's to say
+        """
+        buffer_class, kwargs = self.replay_buffer_class, self.replay_buffer_kwargs
+        if self.replay_buffer is not None:
+            return self.replay_buffer
+        if buffer_class is None and isinstance(self.observation_space, spaces.Dict):
+            buffer_class = DictReplayBuffer
+        elif buffer_class is None and self.n_steps > 1:
+            buffer_class, kwargs = NStepReplayBuffer, {**kwargs, "n_steps": self.n_steps, "gamma": self.gamma}
+        elif buffer_class is None:
+            buffer_class = ReplayBuffer
+        if buffer_class not in (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer):
+            return None
+        setting = dict(n_envs=self.n_envs, optimize_memory_usage=self.optimize_memory_usage, **kwargs)
+        return buffer_class(1, self.observation_space, self.action_space, self.device, **setting)
 
 
 class CrashSafePolicy(BasePolicy):
