@@ -44,9 +44,13 @@ def atomic_write(path: str | pathlib.Path | io.BufferedIOBase, suffix: str | Non
         _open_as_it_is(path).close()  # A rename asks only the folder for permission: ask the file, too
     file, temporary = _open_temporary(path, old is not None, is_special)
     is_needed = False
+
+    def discard() -> None:
+        if temporary is not None and not is_needed:
+            temporary.unlink(missing_ok=True)
+
     with ExitStack() as stack:
-        if temporary is not None:
-            stack.callback(lambda: is_needed or temporary.unlink(missing_ok=True))
+        stack.callback(discard)
         stack.enter_context(file)
         yield file
         file.flush()
