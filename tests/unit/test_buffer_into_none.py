@@ -11,7 +11,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.her import HerReplayBuffer
 from worlds import VECTOR, SampledEnv
 
-from sb3_dai.dai import DAI
+from sb3_dai import DAI
 
 
 class Own(ReplayBuffer):

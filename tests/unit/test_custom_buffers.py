@@ -109,11 +109,8 @@ NStepSamples = NamedTuple("NStepSamples", [(name, Any) for name in (*ReplayBuffe
 # ----- They work -----
 
 
-@pytest.mark.parametrize("compile_it", [False, True], ids=["eager", "native or compiled"])
 @pytest.mark.parametrize("buffer_class", [Prioritised, WithoutReplacement, Flat, PrioritisedNSteps])
-def test_a_model_learns_from_them(buffer_class, compile_it, monkeypatch):
-    if not compile_it:
-        monkeypatch.setattr("sb3_dai.native_update.NativeUpdate._is_ready", lambda self: False)
+def test_a_model_learns_from_them(buffer_class):
     model = make(replay_buffer_class=buffer_class, learning_starts=3, gradient_steps=8, buffer_size=500, seed=0)
     model.learn(30)
     assert model._n_updates == 8 * 27 and is_finite(model.policy)
