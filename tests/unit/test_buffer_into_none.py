@@ -46,6 +46,7 @@ CASES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The last trajectory")
 @pytest.mark.parametrize("kwargs", CASES.values(), ids=CASES)
 def test_it_is_the_models(tmp_path, kwargs):
     before = saved(tmp_path, **kwargs).replay_buffer

@@ -15,7 +15,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from worlds import VECTOR, SampledEnv
 
-from sb3_dai.replay import sample_transitions
+from sb3_dai.learning.batch import sample_transitions
 
 OBSERVATIONS = spaces.Box(-1e6, 1e6, (1,), np.float32)
 ACTIONS = spaces.Discrete(3)
