@@ -19,6 +19,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
+from sb3_dai import legacy
 from sb3_dai.files import atomic_write, write_json
 
 __all__ = ["CrashSafePolicy", "CrashSafeSaving", "atomic_write", "write_json"]
@@ -169,7 +170,7 @@ class CrashSafeSaving(OffPolicyAlgorithm):
         """
         if isinstance(env, str):
             env = maybe_make_env(env, verbose=0)
-        with _open_model(path) as file:
+        with _open_model(path) as file, legacy.old_modules():
             return super().load(file, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def set_parameters(
@@ -187,12 +188,17 @@ class CrashSafeSaving(OffPolicyAlgorithm):
         :raises FileNotFoundError: if there is no such file
         :raises ValueError: if the file is damaged, is not a model saved by DAI, or does not match the model
         """
-        if isinstance(load_path_or_dict, dict):
-            # A copy: torch takes over the optimizer's tensors, which may be those of another model
-            super().set_parameters(copy.deepcopy(load_path_or_dict), exact_match, device)
-        else:
-            with _open_model(load_path_or_dict) as file:
-                super().set_parameters(file, exact_match, device)  # type: ignore[arg-type]
+        is_dict = isinstance(load_path_or_dict, dict)
+        # A copy: torch takes over the optimizer's tensors, which may be those of another model
+        given = copy.deepcopy(load_path_or_dict) if is_dict else read_parameters(load_path_or_dict, device)  # type: ignore[arg-type]
+        super().set_parameters(self._converted(given), exact_match, device)  # type: ignore[arg-type]
+
+    def _converted(self, parameters: TensorDict) -> TensorDict:
+        """
+        :param parameters: of a saved model
+        :return: the same under the names of this version
+        """
+        return parameters
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -244,7 +250,17 @@ class CrashSafeSaving(OffPolicyAlgorithm):
         n_steps = getattr(loaded, "n_steps", 1)
         asked = self.replay_buffer_kwargs.get("n_steps", n_steps) if ours is None else getattr(ours, "n_steps", 1)
         _check_same(name, "n_steps", n_steps, asked, f"with n_steps={n_steps}")
-        self.replay_buffer = loaded
+        before, self.replay_buffer = self.replay_buffer, loaded
+        try:
+            self._check_buffer()
+        except ValueError:
+            self.replay_buffer = before
+            raise
+
+    def _check_buffer(self) -> None:
+        """
+        :raises ValueError: if the model cannot use its replay buffer, and is to keep the one before
+        """
 
     def _own_buffer(self) -> ReplayBuffer | None:
         """
