@@ -316,7 +316,8 @@ class DAI(CrashSafeSaving):
 
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/target_entropy", float(coefficients[-1].target_entropy))
+        for numbers in coefficients[-1:]:
+            self.logger.record("train/target_entropy", float(numbers.target_entropy))
         for name, value in means(metrics).items():
             self.logger.record(f"train/{name}", value)
 
