@@ -74,6 +74,7 @@ class BaseDAIPolicy(CrashSafePolicy):
         # Plain vectors of numbers, of which nothing is left to extract
         vectors = isinstance(self.observation_space, spaces.Box) and len(self.observation_space.shape) == 1
         self.reads_vectors = vectors and self.features_extractor_class is FlattenExtractor
+        self.extracts_nothing = self.features_extractor_class is FlattenExtractor
         self.features_extractor = self._make_extractor()
         self._make_nets(self.features_extractor.features_dim, len(terms))
         self.terms = nn.ModuleDict({term.name: copy.deepcopy(term) for term in terms})
