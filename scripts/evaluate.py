@@ -32,7 +32,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import load_results
 
 from sb3_dai.saving import write_json
-from sb3_dai.zoo import hyperparams_file, hyperparams_module, read_hyperparams, register
+from sb3_dai.zoo import evaluated, hyperparams_file, hyperparams_module, read_hyperparams, register
 
 PEERS = Path(__file__).parent / "peers.yml"
 
@@ -138,7 +138,7 @@ def run(
     th.set_num_threads(1)
     algo = agent.partition(":")[0]
     with tempfile.TemporaryDirectory() as folder:
-        entry = replace(hyperparameters(agent, env_id), params or {})
+        entry = evaluated(replace(hyperparameters(agent, env_id), params or {}))
         config = hyperparams_module("evaluated_hyperparams", {env_id: entry})
         with contextlib.redirect_stdout(io.StringIO()):
             manager = ExperimentManager(
