@@ -1,9 +1,8 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from sb3_dai.dai import DAI
-from sb3_dai.policies import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
-from sb3_dai.preference_learning import LearnedPreference
-from sb3_dai.preferences import GaussianPreference, Preference, RewardPreference
+from sb3_dai.policy import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
+from sb3_dai.preferences import GaussianPreference, LearnedPreference, Preference, RewardPreference
 
 try:
     __version__ = version("sb3_dai")

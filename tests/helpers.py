@@ -1,17 +1,19 @@
 """What several test files need: a small model and ways to look into it."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
-from worlds import BOX, DISCRETE, IMAGE
+from worlds import BOX, DISCRETE, IMAGE, N_ACTIONS, N_STATES, transition
 
-from sb3_dai.compilation import UpdateInputs
 from sb3_dai.dai import DAI
+from sb3_dai.learning.batch import Batch
 
 ACTIONS = {
     "discrete": DISCRETE,
@@ -36,26 +38,38 @@ def make(env="CartPole-v1", policy="MlpPolicy", **kwargs):
         batch_size=32,
         gamma=0.99,
         gradient_steps=1,
-        transition_delay=1,
         policy_delay=1,
         precision="auto",
-        exploration_initial_entropy=0.7,
-        exploration_final_entropy=0.2,
         policy_kwargs=dict(net_arch=[16]),
+        backend="eager",
         device="cpu",
     )
-    return DAI(policy, env, **{**small, **kwargs})
+    given = {**small, **kwargs}
+    return DAI(policy, env, **{**given, "policy_kwargs": {"transition_delay": 1, **given["policy_kwargs"]}})
 
 
 def policy_for(space):
     return "MultiInputPolicy" if isinstance(space, spaces.Dict) else "CnnPolicy" if space == IMAGE else "MlpPolicy"
 
 
-def inputs_of(model, batch):
-    """What a gradient step on a batch reads."""
-    log_preference = model.preference.log_prob(batch.n_step)
-    target_entropy = th.tensor(model._target_entropy())
-    return UpdateInputs(batch, log_preference, 0.0, model._head_weights(), target_entropy, th.tensor(0.5), True, True)
+def step_inputs(model, transitions, **changes):
+    """A batch of sampled transitions and the coefficients of a gradient step on it, in which all parts learn."""
+    batch = Batch(*transitions, model.preference.log_prob(transitions.n_step))
+    (coefficients,) = model._coefficients(1)
+    learning = dict(learns_world_model=True, learns_policy=True, averaging_rate=0.5)
+    return batch, dataclasses.replace(coefficients, **{**learning, **changes})
+
+
+def filled(model, repeats=40):
+    """A model of the chain with every transition in its buffer, and a silent logger."""
+    for _ in range(repeats):
+        for state in range(N_STATES):
+            for action in range(N_ACTIONS):
+                next_state, reward, terminated = transition(state, action)
+                row = (np.array([[state]]), np.array([[next_state]]), np.array([[action]]), np.array([reward]))
+                model.replay_buffer.add(*row, np.array([terminated]), [{}])
+    model.set_logger(configure(None, []))
+    return model
 
 
 def spy(monkeypatch, owner, name):
@@ -103,6 +117,11 @@ def assert_same(one, other, atol=1e-5):
     for ours, its in pairs:
         for name, value in ours.items():
             th.testing.assert_close(value, its[name], rtol=1e-3, atol=1e-5)
+
+
+def close(value, expected):
+    """A tensor has the values that were worked out by hand."""
+    th.testing.assert_close(value, th.as_tensor(expected), rtol=1e-5, atol=1e-6)
 
 
 def is_finite(policy):

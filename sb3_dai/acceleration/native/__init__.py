@@ -1,1 +1,1 @@
-"""The gradient step in C++: ``step.NativeStep`` is its one door."""
+"""The gradient step in C++, and its one Python door: :mod:`sb3_dai.acceleration.native.step`."""

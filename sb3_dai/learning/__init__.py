@@ -1,0 +1,1 @@
+"""How the nets learn: batches, losses, the gradient step, schedules."""

@@ -1,0 +1,1 @@
+"""Building blocks of the nets: ensembles of perceptrons, running statistics, features extractors."""
