@@ -46,9 +46,8 @@ struct Categorical {
       for (int64_t row = 0; row < u.value.n_members * n_rows; row++)
         for (int64_t h = 0; h < n_heads; h++) {
           if (u.heads[h].source != NOVELTY) continue;
-          const float unit = peak(u);
           for (int64_t a = 0; a < n_actions; a++)
-            table[(row * n_heads + h) * n_actions + a] += u.heads[h].sign * known[row % n_rows * n_actions + a] / unit;
+            table[(row * n_heads + h) * n_actions + a] += u.heads[h].sign * known[row % n_rows * n_actions + a] / s.known_unit;
         }
     if (u.n_choices == 1) return;
     float* means = s.pool.take(u.n_choices);

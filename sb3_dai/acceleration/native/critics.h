@@ -48,48 +48,46 @@ void of_judged_efe(const Update& u, int64_t worst_of, float factor, float* first
   }
 }
 
-float peak(const Update& u) { return *u.gain_peak > 0.0f ? *u.gain_peak : std::numeric_limits<float>::infinity(); }
+float peak(const Update& u) {
+  return u.gain_peak && *u.gain_peak > 0.0f ? *u.gain_peak : std::numeric_limits<float>::infinity();
+}
 
-// Bellman targets, from next_efe: of the extrinsic head, and of the others if the world model learns
+bool learns(const Update& u, const Head& head) { return u.transitions_learn || !head.reads_prediction; }
+
+// Bellman targets of the heads that learn, from next_efe
 void bootstrap(Step& s) {
   const Update& u = s.u;
-  const int64_t batch = u.batch, n_heads = u.n_heads;
+  const int64_t batch = u.batch, n_heads = u.n_heads, width = n_heads + 1;
   const float entropy_weight = u.bootstrap_entropy / precision(u);
   s.targets = s.pool.take(batch * n_heads);
-  double extrinsic = 0.0;
-  for (int64_t b = 0; b < batch; b++) {
-    const float* last = s.next_efe + (s.n_next - batch + b) * (n_heads + 1);
-    const float soft_efe = last[0] - entropy_weight * last[n_heads];
-    const float discount = u.discounts ? u.discounts[b] : u.heads[0].discount;
-    const float target = u.heads[0].sign * u.heads[0].cost[b] + discount * (1.0f - u.last_ends[b]) * soft_efe;
-    s.targets[b * n_heads] = target;
-    extrinsic -= target;
-  }
-  log(u, N_TERMS, extrinsic / batch);
-  if (!u.transitions_learn) return;
-  *u.gain_peak = higher(update(u.gain_mean, s.mean_gain), *u.gain_peak);
-  const float unit = peak(u);
-  for (int64_t h = 1; h < n_heads; h++) {
+  float* next = s.pool.take(batch);
+  for (int64_t h = 0; h < n_heads; h++) {
     const Head& head = u.heads[h];
-    float elsewhere = 0.0f;
-    if (head.continues) {
-      double next = 0.0;
-      for (int64_t b = 0; b < batch; b++) next += s.next_efe[b * (n_heads + 1) + h];
-      elsewhere = update(head.running_mean, next / batch);
+    log(u, N_TERMS + n_heads + h, head.weight);
+    if (!learns(u, head)) continue;
+    const float *ends = head.of_returns ? u.last_ends : u.ends, *discounts = head.of_returns ? u.discounts : nullptr;
+    const float* efe = s.next_efe + (head.of_returns ? (s.n_next - batch) * width : 0);
+    for (int64_t b = 0; b < batch; b++)
+      next[b] = efe[b * width + h] - (head.of_returns ? entropy_weight * efe[b * width + n_heads] : 0.0f);
+    float elsewhere = 0.0f, unit = 1.0f;
+    if (head.continues) elsewhere = update(head.running_mean, mean(next, batch));
+    if (head.source == NOVELTY) {
+      *u.gain_peak = higher(update(u.gain_mean, s.mean_gain), *u.gain_peak);
+      unit = peak(u);
     }
+    const float* cost = head.source == NOVELTY ? s.gain : head.source == ERROR ? s.error : head.cost;
     double value = 0.0;
     for (int64_t b = 0; b < batch; b++) {
-      const float next = s.next_efe[b * (n_heads + 1) + h];
-      const float cost = head.source == NOVELTY ? s.gain[b] / unit : head.source == ERROR ? s.error[b] : head.cost[b];
-      const float after = head.continues ? next + u.ends[b] * (elsewhere - next) : (1.0f - u.ends[b]) * next;
-      const float target = head.sign * cost + head.discount * after;
+      const float discount = discounts ? discounts[b] : head.discount;
+      const float after = head.continues ? next[b] + ends[b] * (elsewhere - next[b]) : (1.0f - ends[b]) * next[b];
+      const float target = head.sign * (cost[b] / unit) + discount * after;
       s.targets[b * n_heads + h] = target;
       value -= target;
     }
     log(u, N_TERMS + h, value / batch);
   }
-  s.mean_error = 0.0;
-  for (int64_t b = 0; b < batch; b++) s.mean_error += s.error[b] / static_cast<double>(batch);
+  if (!u.transitions_learn) return;
+  s.mean_error = mean(s.error, batch);
   log(u, PREDICTION_ERROR, s.mean_error);
 }
 
@@ -99,7 +97,6 @@ template <typename Actions>
 void evaluate(Step& s, const float* inputs) {
   const Update& u = s.u;
   const int64_t batch = u.batch, width = u.value.sizes[u.value.n_layers], n_efe = u.value.n_members * width;
-  const int64_t n_learned = u.transitions_learn ? u.n_heads : 1;
   s.value = nets(u.value, batch, inputs, s.pool.take(kept_size(u.value, batch)));
   s.efe = s.pool.take(batch * n_efe);
   s.of_efe = s.pool.take(batch * n_efe);
@@ -109,7 +106,8 @@ void evaluate(Step& s, const float* inputs) {
   double value_loss = 0.0;
   for (int64_t k = 0; k < u.value.n_members; k++)
     for (int64_t b = 0; b < batch; b++)
-      for (int64_t h = 0; h < n_learned; h++) {
+      for (int64_t h = 0; h < u.n_heads; h++) {
+        if (!learns(u, u.heads[h])) continue;
         const int64_t row = (k * batch + b) * width;
         const float weight = u.heads[h].weight;
         const float missed = Actions::taken(u, s.efe + row, b, h) - s.targets[b * u.n_heads + h];

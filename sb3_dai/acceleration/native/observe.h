@@ -36,7 +36,8 @@ struct Step {
   Nets transition;
   float *of_transition, *error, *gain;
   double transition_loss, mean_gain;
-  // Parts of G and the entropy of the policy at next states, (n_next, n_heads + 1), and what the value net learns
+  float known_unit;  // of novelty that is known of all actions
+  // Terms of G and the entropy of the policy at next states, (n_next, n_heads + 1), and what the value net learns
   float *next_efe, *targets;
   Nets value, policy;
   float *efe, *of_efe, *of_policy;
@@ -74,7 +75,7 @@ float* coded(const Step& s, const int64_t* states) {
 void extract(Step& s) {
   const Update& u = s.u;
   s.raw = u.raw ? u.raw : coded(s, u.states);
-  s.raw_target = u.raw_target ? u.raw_target : s.raw;
+  s.raw_target = u.raw ? u.raw_target : s.raw;
   s.next_raw = u.next_raw ? u.next_raw : coded(s, u.next_states);
   s.last_raw = u.last_raw || !u.last_states ? u.last_raw : coded(s, u.last_states);
 }
@@ -87,8 +88,8 @@ void observe(Step& s) {
   s.n_next = s.last_raw ? 2 * batch : batch;
   s.features = s.pool.take(batch * n_features);
   s.next_features = s.pool.take(s.n_next * n_features);
-  update(u.features_norm, s.raw_target, batch, n_features);
-  if (u.world_model == GAUSSIAN) {
+  update(u.features_norm, s.raw_target ? s.raw_target : s.next_raw, batch, n_features);
+  if (u.world_model == GAUSSIAN && s.raw_target) {
     s.outcome = s.pool.take(batch * n_features);
     for (int64_t b = 0; b < batch; b++)
       for (int64_t i = b * n_features; i < (b + 1) * n_features; i++)

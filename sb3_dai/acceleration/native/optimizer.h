@@ -43,9 +43,15 @@ void learn(const Optimize& o, const Tensor& tensor, Correction& correction, floa
   }
 }
 
+// As torch's lerp, which arrives exactly where the rate is 1
 void follow(float* copy, const Tensor& tensor, float rate) {
+  const float* parameter = tensor.parameter;
+  if (rate < 0.5f)
 #pragma omp simd
-  for (int64_t i = 0; i < tensor.size; i++) copy[i] += rate * (tensor.parameter[i] - copy[i]);
+    for (int64_t i = 0; i < tensor.size; i++) copy[i] += rate * (parameter[i] - copy[i]);
+  else
+#pragma omp simd
+    for (int64_t i = 0; i < tensor.size; i++) copy[i] = parameter[i] - (1.0f - rate) * (parameter[i] - copy[i]);
 }
 
 // The dual parameter is not clipped with the nets, whose gradients are of another kind

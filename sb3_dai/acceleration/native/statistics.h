@@ -52,6 +52,12 @@ void denormalized(const Norm& norm, const float* rows, int64_t n_rows, int64_t s
   }
 }
 
+double mean(const float* numbers, int64_t size) {
+  double sum = 0.0;
+  for (int64_t i = 0; i < size; i++) sum += numbers[i];
+  return sum / size;
+}
+
 float update(const Mean& running, float mean) {
   *running.mean += (mean - *running.mean) / std::min(*running.n_batches += 1.0f, running.horizon);
   return *running.mean;

@@ -30,7 +30,7 @@ bool sum_up(const Step& s) {
     loss += divergence * s.unit;
     log(u, POLICY_LOSS, divergence * s.unit);
     log(u, ENTROPY, entropy);
-    log(u, VFE, s.mean_error + divergence);
+    if (u.transitions_learn) log(u, VFE, s.mean_error + divergence);
   }
   if (u.policy_learns && u.precision_learns) {
     *u.of_log_precision = u.target_entropy - entropy;
@@ -52,6 +52,7 @@ Outcome gradients(const Update& u) {
   Step s{u, pool};
   observe(s);
   Actions::encode(s);
+  s.known_unit = peak(u);  // That of before this step
   if (u.transitions_learn) predict_outcome(s);
   Actions::next_efe(s);
   bootstrap(s);

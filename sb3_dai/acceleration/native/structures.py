@@ -27,9 +27,9 @@ class Novelty(IntEnum):
 
 
 class Group(IntEnum):
-    """What clipping and the learning rate make a difference between."""
+    """What learns together. The dual parameter is not clipped, and what is frozen is followed alone."""
 
-    VALUES, POLICY, TRANSITION, DUAL = range(4)
+    VALUES, POLICY, TRANSITION, DUAL, FROZEN = range(5)
 
 
 class Outcome(IntEnum):
@@ -42,7 +42,7 @@ TERMS = (
     *("loss", "transition_loss", "value_loss", "policy_loss", "precision_loss", "precision"),
     *("prediction_error", "information_gain", "entropy", "vfe"),
 )
-"""What is logged, before the values of the heads."""
+"""What is logged, before the values and the weights of the heads."""
 
 
 def fields(text: str) -> Iterator[tuple[str, Any]]:
@@ -96,7 +96,7 @@ class Head(ctypes.Structure):
     _fields_ = tuple(
         fields("""
         FLOAT weight discount sign
-        INT continues averages source
+        INT continues averages of_returns reads_prediction source
         PLACE cost
         Mean running_mean
     """)

@@ -166,7 +166,7 @@ void read_prediction(Step& s) {
   s.gain = s.pool.take(u.batch);
   double mean_gain = 0.0;
   for (int64_t b = 0; b < u.batch; b++) {
-    s.error[b] = u.error[b] * successor(u, b);
+    s.error[b] = u.error[b];
     mean_gain += s.gain[b] = u.gain[b];
   }
   report(s, u.transition_loss, mean_gain);
