@@ -1,8 +1,6 @@
 """Deep active inference as an off-policy algorithm of Stable-Baselines3."""
 
 import copy
-import io
-import pathlib
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, ClassVar, TypeVar
@@ -29,7 +27,7 @@ from sb3_dai.learning.step import EagerStep, UpdateStep, means, polyak
 from sb3_dai.policy import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
 from sb3_dai.preferences.base import Preference, PreferenceContext, RewardPreference, check_preference
 from sb3_dai.preferences.habit import HabitPrior, check_habit_prior, log_habit_prior
-from sb3_dai.saving import CrashSafeSaving, read_parameters
+from sb3_dai.saving import CrashSafeSaving
 from sb3_dai.world_model import DirichletWorldModel
 
 SelfDAI = TypeVar("SelfDAI", bound="DAI")
@@ -65,7 +63,9 @@ class DAI(CrashSafeSaving):
     :param gradient_steps: How many gradient steps to do after each rollout (see ``train_freq``).
         Set to ``-1`` to do as many gradient steps as steps in the environment during the rollout.
     :param action_noise: the action noise type (None by default), for ``Box`` actions: added to the policy's own
-    :param replay_buffer_class: Replay buffer class to use. If ``None``, it will be automatically selected.
+    :param replay_buffer_class: Replay buffer class to use. If ``None``, it will be automatically selected. A class of your own
+        is asked for each batch as by DQN: its samples need observations, actions, next_observations, dones and rewards. n-step
+        returns must come from a class derived from ``NStepReplayBuffer``.
     :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation
     :param optimize_memory_usage: Enable a memory efficient variant of the replay buffer
         at a cost of more complexity (it also needs ``replay_buffer_kwargs=dict(handle_timeout_termination=False)``).
@@ -232,7 +232,7 @@ class DAI(CrashSafeSaving):
         super()._setup_model()
         self.replay_buffer_class, self.replay_buffer_kwargs, self.policy_kwargs = asked
         self.term_names = [*self.policy.term_names]
-        self._setup_preference()
+        self._check_buffer()
         if callable(self.habit_prior):  # May it fail here instead of in the midst of training
             self._log_habit_prior(self.policy.obs_to_tensor(copy.deepcopy(self.observation_space).sample())[0])
         self._step = ChosenStep(self.update_step_class(self.policy))
@@ -248,12 +248,6 @@ class DAI(CrashSafeSaving):
         own_and_given = *own, PredictionErrorTerm(self.prediction_error_weight), *check_terms([] if given is None else given)
         terms = check_terms(own_and_given)
         return [term for term in terms if not term.is_off]
-
-    def _setup_preference(self) -> None:
-        """
-        :raises ValueError: if the preference cannot read what the model observes or keeps
-        """
-        self.preference.setup(PreferenceContext(self.observation_space, self.gamma, self.replay_buffer, self.device))
 
     @property
     def backend(self) -> str:
@@ -302,7 +296,8 @@ class DAI(CrashSafeSaving):
     def _store_transition(self, replay_buffer, buffer_action, new_obs, reward, dones, infos) -> None:
         check_step(self.observation_space, new_obs, reward, dones, infos)
         rewards = reward if self._vec_normalize_env is None else self._vec_normalize_env.get_original_reward()
-        self.preference.observe(new_obs, rewards, dones, infos)
+        with one_thread():  # It may learn a small net
+            self.preference.observe(new_obs, rewards, dones, infos)
         if isinstance(self.policy.world_model, DirichletWorldModel):
             assert isinstance(self._last_obs, np.ndarray)
             ends = last_observations(self.observation_space, new_obs, dones, infos)
@@ -326,7 +321,8 @@ class DAI(CrashSafeSaving):
 
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/target_entropy", float(coefficients[-1].target_entropy))
+        for numbers in coefficients[-1:]:
+            self.logger.record("train/target_entropy", float(numbers.target_entropy))
         for name, value in means(metrics).items():
             self.logger.record(f"train/{name}", value)
 
@@ -345,8 +341,10 @@ class DAI(CrashSafeSaving):
         :param gradient_steps: number of batches
         :param batch_size: number of transitions in each
         :return: what each gradient step learns from
+        :raises ValueError: if there is no replay buffer
         """
-        assert self.replay_buffer is not None
+        if self.replay_buffer is None:
+            raise ValueError("replay_buffer=None: load one with load_replay_buffer, or load the model anew, before it trains")
         for batch in sample_transitions(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env):
             log_preference = self.preference.log_prob(batch.n_step)
             check_log_prob(self.preference, log_preference, batch.n_step.rewards)
@@ -392,51 +390,11 @@ class DAI(CrashSafeSaving):
             progress_bar=progress_bar,
         )
 
-    @classmethod
-    def load(cls: type[SelfDAI], path: Any, *args: Any, **kwargs: Any) -> SelfDAI:
-        """
-        As :meth:`sb3_dai.saving.CrashSafeSaving.load`, for models of earlier versions, too.
+    def _converted(self, parameters: TensorDict) -> TensorDict:
+        return legacy.convert_parameters(parameters, self.policy, self._saved_terms)
 
-        :param path: path to the file (or a file-like) where to load the agent from
-        :param args: as there
-        :param kwargs: as there
-        :return: new model instance with loaded parameters
-        """
-        with legacy.old_modules():
-            return super().load(path, *args, **kwargs)
-
-    def set_parameters(
-        self,
-        load_path_or_dict: str | pathlib.Path | io.BufferedIOBase | TensorDict,
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        """
-        As :meth:`sb3_dai.saving.CrashSafeSaving.set_parameters`, of models of earlier versions, too.
-
-        :param load_path_or_dict: path to a saved model (or a file-like), or what ``get_parameters`` returned
-        :param exact_match: Whether all parameters must be given
-        :param device: Device on which the code should run.
-        """
-        given = load_path_or_dict if isinstance(load_path_or_dict, dict) else read_parameters(load_path_or_dict, device)
-        super().set_parameters(legacy.convert_parameters(given, self.policy, self._saved_terms), exact_match, device)
-
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        """
-        As :meth:`sb3_dai.saving.CrashSafeSaving.load_replay_buffer`, and the preference must be able to read the buffer.
-
-        :param path: Path to the pickled replay buffer.
-        :param truncate_last_traj: With a ``HerReplayBuffer``, whether the last trajectory was finished
-        :raises FileNotFoundError: if there is no such file
-        :raises ValueError: if the file is damaged, or the buffer does not fit the model; it then keeps its own
-        """
-        before = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
-        try:
-            self._setup_preference()
-        except ValueError:
-            self.replay_buffer = before
-            raise
+    def _check_buffer(self) -> None:
+        self.preference.setup(PreferenceContext(self.observation_space, self.gamma, self.replay_buffer, self.device))
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_step", "_saved_terms"]

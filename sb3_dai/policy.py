@@ -47,7 +47,8 @@ class DAIPolicy(BaseDAIPolicy):
         2018, arXiv:1806.03335), so that members disagree where there is no data; 0 for none
     :param novelty: What the epistemic term is about: "information_gain", or the ensemble's "variance" whatever the noise
     :param transition_delay: The world model learns once every so many gradient steps, and with it the heads of the terms that
-        read its prediction. ``None`` is every fourth one for ``Box`` actions and each one for others.
+        read its prediction. ``None`` is every fourth one for ``Box`` actions and
+        for images, and each one for others.
     :param n_critics: Number of critics
     :param lookahead: Whether the ensemble is asked for the novelty of every action of a ``Discrete`` space, tried or not, so
         that the critics learn only what comes after. It costs twice a forward pass of the ensemble for each action.
@@ -122,8 +123,9 @@ class DAIPolicy(BaseDAIPolicy):
         self.bootstrap_share = bootstrap_share
         self.prior_scale = prior_scale
         self.novelty = novelty
-        # With Box actions most of the arithmetic of a gradient step is the world model's, and no task needed all of it
-        by_default = 4 if isinstance(action_space, spaces.Box) else 1
+        # With Box actions and images most of the arithmetic of a gradient step is the world model's, and no task that was
+        # measured needed all of it
+        by_default = 4 if isinstance(action_space, spaces.Box) or features_extractor_class in (NatureCNN, SmallCNN) else 1
         self.transition_delay = by_default if transition_delay is None else transition_delay
         self.n_critics = n_critics
         self.lookahead = lookahead
@@ -199,17 +201,24 @@ class DAIPolicy(BaseDAIPolicy):
         return self.features_norm(features) if self.normalize_features else features
 
     @th.no_grad()
-    def observe(self, obs: PyTorchObs, next_obs: PyTorchObs, has_successor: th.Tensor | float) -> tuple[Belief, th.Tensor]:
+    def observe(
+        self, obs: PyTorchObs, next_obs: PyTorchObs, has_successor: th.Tensor | float, learns_world_model: bool = True
+    ) -> tuple[Belief, th.Tensor | None]:
         """
         See a transition as the target's extractor does. Updates the running statistics.
 
         :param obs: observations
         :param next_obs: observations one step later
         :param has_successor: (batch, 1), 0 where they are not
-        :return: belief about ``next_obs``, and the outcome that the world model is to predict
+        :param learns_world_model: whether somebody asks for the outcome
+        :return: belief about ``next_obs``, and the outcome that the world model is to predict, if it is asked for or costs no
+            evaluation of an extractor
         """
-        raw = self.extract_features(obs, self.features_extractor_target)
         next_raw = self.extract_features(next_obs, self.features_extractor_target)
+        if not (learns_world_model or self.extracts_nothing):
+            self.features_norm.update(next_raw)
+            return Belief(self.scaled(next_raw), next_raw), None
+        raw = self.extract_features(obs, self.features_extractor_target)
         self.features_norm.update(raw)
         belief, next_belief = (Belief(self.scaled(features), features) for features in (raw, next_raw))
         return next_belief, self.world_model.outcome(belief, next_belief, next_obs, has_successor)

@@ -3,82 +3,28 @@
 import copy
 import io
 import json
-import os
 import pathlib
 import re
-import shutil
-import uuid
-import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
+from sb3_dai import legacy
+from sb3_dai.files import atomic_write, write_json
+
+__all__ = ["CrashSafePolicy", "CrashSafeSaving", "atomic_write", "write_json"]
+
 SelfCrashSafeSaving = TypeVar("SelfCrashSafeSaving", bound="CrashSafeSaving")
-
-
-@contextmanager
-def atomic_write(path: str | pathlib.Path | io.BufferedIOBase, suffix: str | None = None) -> Iterator[io.BufferedIOBase]:
-    """
-    Open a file for writing that takes its place only once it is complete: whatever happens before, the old file
-    stays whole. Names follow ``open_path`` of Stable-Baselines3.
-
-    :param path: where to write. Missing parent folders are created, and a folder ``path`` becomes ``path_2``.
-        A file object is given back as it is: what it is written to cannot be swapped.
-    :param suffix: added to a path that has none
-    :return: the binary file to write into
-    :raises PermissionError: if the file there is write-protected
-    """
-    if not isinstance(path, (str, pathlib.Path)):
-        yield path
-        return
-    path = pathlib.Path(path)
-    if suffix and path.suffix == "":
-        path = pathlib.Path(f"{path}.{suffix}")
-    while path.is_dir():
-        warnings.warn(f"Path '{path}' is a folder. Will save instead to {path}_2")
-        path = pathlib.Path(f"{path}_2")
-    # Through a symbolic link, as a plain write goes, instead of in its place
-    path = pathlib.Path(os.path.realpath(path))
-    exists = path.exists()
-    if exists:
-        # A rename asks only the folder for permission: ask the file, too
-        path.open("r+b").close()
-    # In the same folder, because a rename across file systems is a copy
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    file = open_path(temporary, "w")
-    try:
-        with file:
-            yield file
-            file.flush()
-            # Else a power cut could leave the new name on data that never reached the disk
-            os.fsync(file.fileno())
-        if exists:
-            shutil.copymode(path, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: str | pathlib.Path, data: Any) -> None:
-    """
-    Write results as JSON, atomically, with a line for each element of a list.
-
-    :param path: where to write, with ".json" added if there is no suffix
-    :param data: what ``json.dumps`` accepts
-    """
-    with atomic_write(path, "json") as file:
-        rows = isinstance(data, list) and data
-        text = "[\n" + ",\n".join(map(json.dumps, data)) + "\n]" if rows else json.dumps(data, indent=2)
-        file.write(f"{text}\n".encode())
 
 
 def _saved_by(data: Any) -> str:
@@ -224,7 +170,7 @@ class CrashSafeSaving(OffPolicyAlgorithm):
         """
         if isinstance(env, str):
             env = maybe_make_env(env, verbose=0)
-        with _open_model(path) as file:
+        with _open_model(path) as file, legacy.old_modules():
             return super().load(file, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def set_parameters(
@@ -242,12 +188,17 @@ class CrashSafeSaving(OffPolicyAlgorithm):
         :raises FileNotFoundError: if there is no such file
         :raises ValueError: if the file is damaged, is not a model saved by DAI, or does not match the model
         """
-        if isinstance(load_path_or_dict, dict):
-            # A copy: torch takes over the optimizer's tensors, which may be those of another model
-            super().set_parameters(copy.deepcopy(load_path_or_dict), exact_match, device)
-        else:
-            with _open_model(load_path_or_dict) as file:
-                super().set_parameters(file, exact_match, device)  # type: ignore[arg-type]
+        is_dict = isinstance(load_path_or_dict, dict)
+        # A copy: torch takes over the optimizer's tensors, which may be those of another model
+        given = copy.deepcopy(load_path_or_dict) if is_dict else read_parameters(load_path_or_dict, device)  # type: ignore[arg-type]
+        super().set_parameters(self._converted(given), exact_match, device)  # type: ignore[arg-type]
+
+    def _converted(self, parameters: TensorDict) -> TensorDict:
+        """
+        :param parameters: of a saved model
+        :return: the same under the names of this version
+        """
+        return parameters
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -287,8 +238,8 @@ class CrashSafeSaving(OffPolicyAlgorithm):
         finally:
             if file is not path:
                 file.close()
-        ours, loaded = self.replay_buffer, loader.replay_buffer
-        assert ours is not None and loaded is not None
+        ours, loaded = self._own_buffer(), loader.replay_buffer
+        assert loaded is not None
         # How long returns are, and their discount, is for the model to say
         if {type(ours), type(loaded)} <= {ReplayBuffer, NStepReplayBuffer} and not loaded.optimize_memory_usage:
             rows = {key: value for key, value in vars(loaded).items() if key not in ("n_steps", "gamma")}
@@ -297,8 +248,38 @@ class CrashSafeSaving(OffPolicyAlgorithm):
         for key in ("observation_space", "action_space", "n_envs"):
             _check_same(name, key, getattr(loaded, key), getattr(self, key), "with the environments that filled the buffer")
         n_steps = getattr(loaded, "n_steps", 1)
-        _check_same(name, "n_steps", n_steps, getattr(ours, "n_steps", 1), f"with n_steps={n_steps}")
-        self.replay_buffer = loaded
+        asked = self.replay_buffer_kwargs.get("n_steps", n_steps) if ours is None else getattr(ours, "n_steps", 1)
+        _check_same(name, "n_steps", n_steps, asked, f"with n_steps={n_steps}")
+        before, self.replay_buffer = self.replay_buffer, loaded
+        try:
+            self._check_buffer()
+        except ValueError:
+            self.replay_buffer = before
+            raise
+
+    def _check_buffer(self) -> None:
+        """
+        :raises ValueError: if the model cannot use its replay buffer, and is to keep the one before
+        """
+
+    def _own_buffer(self) -> ReplayBuffer | None:
+        """
+        :return: the model's buffer or, if it has none, an empty one of the kind that it would be given, None if that is for
+            a class of the user's to say
+        """
+        buffer_class, kwargs = self.replay_buffer_class, self.replay_buffer_kwargs
+        if self.replay_buffer is not None:
+            return self.replay_buffer
+        if buffer_class is None and isinstance(self.observation_space, spaces.Dict):
+            buffer_class = DictReplayBuffer
+        elif buffer_class is None and self.n_steps > 1:
+            buffer_class, kwargs = NStepReplayBuffer, {**kwargs, "n_steps": self.n_steps, "gamma": self.gamma}
+        elif buffer_class is None:
+            buffer_class = ReplayBuffer
+        if buffer_class not in (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer):
+            return None
+        setting = dict(n_envs=self.n_envs, optimize_memory_usage=self.optimize_memory_usage, **kwargs)
+        return buffer_class(1, self.observation_space, self.action_space, self.device, **setting)
 
 
 class CrashSafePolicy(BasePolicy):

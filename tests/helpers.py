@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
-from worlds import BOX, DISCRETE, IMAGE
+from worlds import BOX, DISCRETE, IMAGE, N_ACTIONS, N_STATES, transition
 
 from sb3_dai.dai import DAI
 from sb3_dai.learning.batch import Batch
@@ -57,6 +58,18 @@ def step_inputs(model, transitions, **changes):
     (coefficients,) = model._coefficients(1)
     learning = dict(learns_world_model=True, learns_policy=True, averaging_rate=0.5)
     return batch, dataclasses.replace(coefficients, **{**learning, **changes})
+
+
+def filled(model, repeats=40):
+    """A model of the chain with every transition in its buffer, and a silent logger."""
+    for _ in range(repeats):
+        for state in range(N_STATES):
+            for action in range(N_ACTIONS):
+                next_state, reward, terminated = transition(state, action)
+                row = (np.array([[state]]), np.array([[next_state]]), np.array([[action]]), np.array([reward]))
+                model.replay_buffer.add(*row, np.array([terminated]), [{}])
+    model.set_logger(configure(None, []))
+    return model
 
 
 def spy(monkeypatch, owner, name):

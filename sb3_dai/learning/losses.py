@@ -25,7 +25,9 @@ def all_losses(policy: Any, batch: Batch, c: Coefficients) -> tuple[Named, Named
     :return: the losses, scalars by name, and what is logged of each sample, shapes (batch, 1) or (batch,)
     """
     pairs = batch.one_step
-    next_belief, outcome = policy.observe(pairs.observations, pairs.next_observations, batch.has_successor)
+    next_belief, outcome = policy.observe(
+        pairs.observations, pairs.next_observations, batch.has_successor, c.learns_world_model
+    )
     belief, actions = policy.belief(pairs.observations), policy.encode(pairs.actions)
 
     # The world model reads the features and does not shape them: what is easy to predict is not what tells good actions from

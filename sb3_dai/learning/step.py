@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch as th
-from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
 from sb3_dai.checks import check_losses
@@ -130,6 +129,7 @@ class EagerStep:
             polyak(self.policy.target_pairs(), coefficients.tau)
 
 
+@th.no_grad()
 def polyak(pairs: tuple[list[nn.Module], list[nn.Module]], tau: float) -> None:
     """
     Move nets towards others; buffers, such as the statistics of batch norm, are copied (GH#996).
@@ -138,7 +138,9 @@ def polyak(pairs: tuple[list[nn.Module], list[nn.Module]], tau: float) -> None:
     :param tau: share of the trained ones
     """
     for net, follower in zip(*pairs, strict=True):
-        polyak_update(net.parameters(), follower.parameters(), tau)
+        # As polyak_update of SB3, in half the operations
+        for parameter, followed in zip(net.parameters(), follower.parameters(), strict=True):
+            followed.lerp_(parameter, tau)
         for buffer, copied in zip(net.buffers(), follower.buffers(), strict=True):
             copied.copy_(buffer)
 
