@@ -292,7 +292,8 @@ class DAI(CrashSafeSaving):
     def _store_transition(self, replay_buffer, buffer_action, new_obs, reward, dones, infos) -> None:
         check_step(self.observation_space, new_obs, reward, dones, infos)
         rewards = reward if self._vec_normalize_env is None else self._vec_normalize_env.get_original_reward()
-        self.preference.observe(new_obs, rewards, dones, infos)
+        with one_thread():  # It may learn a small net
+            self.preference.observe(new_obs, rewards, dones, infos)
         if isinstance(self.policy.world_model, DirichletWorldModel):
             assert isinstance(self._last_obs, np.ndarray)
             ends = last_observations(self.observation_space, new_obs, dones, infos)
@@ -316,7 +317,8 @@ class DAI(CrashSafeSaving):
 
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/target_entropy", float(coefficients[-1].target_entropy))
+        for numbers in coefficients[-1:]:
+            self.logger.record("train/target_entropy", float(numbers.target_entropy))
         for name, value in means(metrics).items():
             self.logger.record(f"train/{name}", value)
 

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
+from torch.nn import functional as F
 
 from sb3_dai import legacy
 from sb3_dai.efe import Term
@@ -75,6 +76,9 @@ class BaseDAIPolicy(CrashSafePolicy):
         vectors = isinstance(self.observation_space, spaces.Box) and len(self.observation_space.shape) == 1
         self.reads_vectors = vectors and self.features_extractor_class is FlattenExtractor
         self.extracts_nothing = self.features_extractor_class is FlattenExtractor
+        # Numbered states, of which the features are one-hot codes
+        is_numbered = isinstance(self.observation_space, spaces.Discrete) and self.extracts_nothing
+        self.n_states = int(self.observation_space.n) if is_numbered else None  # type: ignore[attr-defined]
         self.features_extractor = self._make_extractor()
         self._make_nets(self.features_extractor.features_dim, len(terms))
         self.terms = nn.ModuleDict({term.name: copy.deepcopy(term) for term in terms})
@@ -171,7 +175,7 @@ class BaseDAIPolicy(CrashSafePolicy):
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> th.Tensor:
         """
-        As SB3's, but without checks of vectors, which take as long as a layer of the nets. An extractor that is not SB3's own
+        As SB3's, but without checks of vectors and numbers, which take as long as a layer of the nets. An extractor that is not SB3's own
         gets a copy: it may work in place, and several extractors read the same batch.
 
         :param obs: observations
@@ -181,6 +185,9 @@ class BaseDAIPolicy(CrashSafePolicy):
         if self.reads_vectors:
             assert isinstance(obs, th.Tensor)
             return obs.float()
+        if self.n_states is not None:
+            assert isinstance(obs, th.Tensor)
+            return F.one_hot(obs.long().flatten(), self.n_states).float()
         extractor = features_extractor or self.features_extractor
         if not type(extractor).__module__.startswith(("stable_baselines3.", "sb3_dai.")):
             obs = {key: part.clone() for key, part in obs.items()} if isinstance(obs, dict) else obs.clone()

@@ -119,6 +119,11 @@ def assert_same(one, other, atol=1e-5):
             th.testing.assert_close(value, its[name], rtol=1e-3, atol=1e-5)
 
 
+def close(value, expected):
+    """A tensor has the values that were worked out by hand."""
+    th.testing.assert_close(value, th.as_tensor(expected), rtol=1e-5, atol=1e-6)
+
+
 def is_finite(policy):
     return all(th.isfinite(value).all() for value in policy.state_dict().values())
 

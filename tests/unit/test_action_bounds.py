@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sb3_dai.policies import MlpPolicy
+from sb3_dai.policy import MlpPolicy
 
 BIG, BIGGEST = float(np.float32(3e38)), 1.7e308
 BOXES = {

@@ -8,11 +8,16 @@ import torch as th
 from helpers import action_spaces, make
 from worlds import BOX, DISCRETE, VECTOR, SampledEnv
 
-from sb3_dai.actions import CategoricalActions, GaussianActions
+from sb3_dai.actions.categorical import CategoricalActions
+from sb3_dai.actions.gaussian import GaussianActions
 from sb3_dai.dai import DAI
-from sb3_dai.policies import MlpPolicy
+from sb3_dai.policy import MlpPolicy
 
 N = 40_000
+
+
+def with_precision(action_precision, env):
+    return make(env, policy_kwargs=dict(net_arch=[16], action_precision=action_precision), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +50,7 @@ def test_the_gaussian_is_that_of_the_power(action_precision, std):
 @action_spaces()
 def test_one_is_the_policy_itself_and_the_best_action_does_not_depend_on_it(action_space):
     observations = np.random.default_rng(0).uniform(-1, 1, (50, 3)).astype(np.float32)
-    models = [make(SampledEnv(action_space=action_space), action_precision=value, seed=0) for value in (1.0, 50.0)]
+    models = [with_precision(value, SampledEnv(action_space=action_space)) for value in (1.0, 50.0)]
     plain, decided = [model.predict(observations, deterministic=True)[0] for model in models]
     assert (plain == decided).all()
     # Samples of a decided policy are nearer to the best action
@@ -58,7 +63,7 @@ def test_a_gradient_step_does_not_depend_on_it(action_space):
     model = make(SampledEnv(action_space=action_space), seed=0).learn(60)
     states = []
     for action_precision in (1.0, 7.0):
-        other = make(SampledEnv(action_space=action_space), action_precision=action_precision, seed=0)
+        other = with_precision(action_precision, SampledEnv(action_space=action_space))
         other.set_logger(model.logger)
         other.replay_buffer = model.replay_buffer
         np.random.seed(1)
@@ -69,18 +74,16 @@ def test_a_gradient_step_does_not_depend_on_it(action_space):
 
 
 def test_it_is_saved_with_the_model_and_with_the_policy(tmp_path):
-    model = make(SampledEnv(action_space=DISCRETE), action_precision=4.0)
+    model = with_precision(4.0, SampledEnv(action_space=DISCRETE))
     model.save(tmp_path / "model")
     model.policy.save(tmp_path / "policy")
     assert DAI.load(tmp_path / "model", device="cpu").policy.action_precision == 4.0
-    assert DAI.load(tmp_path / "model", device="cpu", action_precision=2).policy.action_precision == 2.0
     assert MlpPolicy.load(tmp_path / "policy", device="cpu").action_precision == 4.0
 
 
-def test_bad_values_are_named():
-    with pytest.raises(ValueError, match=r"action_precision=0: give a finite number"):
-        make(SampledEnv(action_space=BOX), action_precision=0)
-    with pytest.raises(ValueError, match=r"policy_kwargs has action_precision=2\.0: give it as an argument of DAI"):
-        make(policy_kwargs=dict(action_precision=2.0))
-    with pytest.raises(ValueError, match=r"action_precision=-1: give a finite number"):
-        MlpPolicy(VECTOR, DISCRETE, lambda _: 1e-3, action_precision=-1)
+@pytest.mark.parametrize("value", [0, -1, math.nan, "high", None])
+def test_bad_values_are_named(value):
+    with pytest.raises(ValueError, match=rf"action_precision={value!r}: give a finite number"):
+        with_precision(value, SampledEnv(action_space=BOX))
+    with pytest.raises(ValueError, match=rf"action_precision={value!r}: give a finite number"):
+        MlpPolicy(VECTOR, DISCRETE, lambda _: 1e-3, action_precision=value)

@@ -1,9 +1,11 @@
+"""One-step pairs beside n-step returns, from every replay buffer of Stable-Baselines3."""
+
 import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
-from sb3_dai.replay import MAX_ROWS, sample_transitions
+from sb3_dai.learning.batch import MAX_ROWS, sample_transitions
 
 OBSERVATIONS = spaces.Box(-1e6, 1e6, (1,), np.float32)
 ACTIONS = spaces.Discrete(3)
@@ -21,7 +23,7 @@ def fill(buffer, n_envs=1, episode=7, steps=40, timeout=False):
 
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_n_step_returns_keep_one_step_pairs(n_envs):
-    """The transition model would learn three-step jumps from what NStepReplayBuffer calls the next observation."""
+    """The world model would learn three-step jumps from what NStepReplayBuffer calls the next observation."""
     buffer = fill(NStepReplayBuffer(100 * n_envs, OBSERVATIONS, ACTIONS, n_envs=n_envs, n_steps=3, gamma=0.9), n_envs)
     (batch,) = sample_transitions(buffer, 256)
     change = batch.one_step.next_observations - batch.one_step.observations
@@ -70,7 +72,7 @@ def test_dictionaries_of_observations():
         assert (batch.one_step.next_observations["a"] - batch.one_step.observations["a"] == 1).all()
 
 
-def test_a_foreign_n_step_buffer_is_refused():
+def test_an_n_step_buffer_of_another_class_is_refused():
     class Foreign(ReplayBuffer):
         def _get_samples(self, batch_inds, env=None):
             samples = super()._get_samples(batch_inds, env)
