@@ -173,8 +173,8 @@ class BaseDAIPolicy(CrashSafePolicy):
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> th.Tensor:
         """
-        As SB3's, but without checks of vectors and numbers, which take as long as a layer of the nets. An extractor that is not SB3's own
-        gets a copy: it may work in place, and several extractors read the same batch.
+        As SB3's, but without checks of vectors and numbers, which take as long as a layer of the nets. An extractor that is
+        not SB3's own gets a copy: it may work in place, and several extractors read the same batch.
 
         :param obs: observations
         :param features_extractor: the extractor to use, ``self.features_extractor`` by default
