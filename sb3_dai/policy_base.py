@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from sb3_dai import legacy
 from sb3_dai.efe import Term, check_terms
 from sb3_dai.nets.ensembles import EnsembleMLP
-from sb3_dai.nets.extractors import copy_of, has_modes, materialize
+from sb3_dai.nets.extractors import copy_of, has_modes, is_lazy, materialize
 from sb3_dai.nets.preprocessing import extractor_inputs
 from sb3_dai.nets.statistics import RunningNorm
 from sb3_dai.saving import CrashSafePolicy
@@ -110,9 +110,10 @@ class BaseDAIPolicy(CrashSafePolicy):
             )
         try:
             extractor = self.make_features_extractor()
-            # A copy of the space, whose generator may move on
-            sample, _ = self.obs_to_tensor(copy.deepcopy(self.observation_space).sample())
-            materialize(extractor, extractor_inputs(sample, self.observation_space, self.normalize_images))
+            if is_lazy(extractor):  # Gymnasium cannot draw from every space that the nets can read
+                # A copy of the space, whose generator may move on
+                sample, _ = self.obs_to_tensor(copy.deepcopy(self.observation_space).sample())
+                materialize(extractor, extractor_inputs(sample, self.observation_space, self.normalize_images))
             return extractor
         # Too small an image for convolutions, or a key of a dictionary that torch does not allow as the name of a module
         except (RuntimeError, KeyError) as error:
@@ -172,8 +173,8 @@ class BaseDAIPolicy(CrashSafePolicy):
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> th.Tensor:
         """
-        As SB3's, but without checks of vectors and numbers, which take as long as a layer of the nets. An extractor that is not SB3's own
-        gets a copy: it may work in place, and several extractors read the same batch.
+        As SB3's, but without checks of vectors and numbers, which take as long as a layer of the nets. An extractor that is
+        not SB3's own gets a copy: it may work in place, and several extractors read the same batch.
 
         :param obs: observations
         :param features_extractor: the extractor to use, ``self.features_extractor`` by default

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch as th
 from helpers import make
+from sb3_dai.native_update import NativeUpdate
+from sb3_dai.products import WIDE
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch._dynamo.utils import counters
 
 from sb3_dai import DAI
-from sb3_dai.native_update import NativeUpdate
-from sb3_dai.products import WIDE
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 

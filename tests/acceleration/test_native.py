@@ -1,21 +1,18 @@
 """The C++ step is the eager step, for every kind of agent: many steps in a row, on batches with all that is rare in them."""
 
 import copy
-import dataclasses
 
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from helpers import BatchNormDropout, make
-from stable_baselines3.common.torch_layers import FlattenExtractor
 from worlds import BOX, VECTOR, SampledEnv
 
 from sb3_dai.acceleration.native.library import library
 from sb3_dai.acceleration.native.step import NativeStep
 from sb3_dai.efe import Term
 from sb3_dai.learning.batch import Batch, sample_transitions
-from sb3_dai.learning.schedules import averaging_rate
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the library was not made")
 
