@@ -238,15 +238,12 @@ class DAI(CrashSafeSaving):
         self._step = ChosenStep(self.update_step_class(self.policy))
 
     def _terms(self) -> list[Term]:
-        """
-        :return: the terms of the EFE that are not off, the user's last
-        """
+        """Make the terms of the EFE that are not off, the user's last."""
         novelty = self.policy_kwargs.get("novelty", "information_gain")
         own = PreferenceTerm(self.preference_weight), EpistemicTerm(self.epistemic_weight, novelty=novelty)
-        given = self.policy_kwargs.get("terms")
-        # The user's may not have the name of one of these, even of one that is off
-        own_and_given = *own, PredictionErrorTerm(self.prediction_error_weight), *check_terms([] if given is None else given)
-        terms = check_terms(own_and_given)
+        given = check_terms(self.policy_kwargs.get("terms") or [])
+        # The user's may not have the name of one of DAI's own, even of one that is off
+        terms = check_terms([*own, PredictionErrorTerm(self.prediction_error_weight), *given])
         return [term for term in terms if not term.is_off]
 
     @property
