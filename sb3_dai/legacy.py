@@ -13,16 +13,19 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_dai.actions import make_action_model
 
+ENTROPY = "give target_entropy, a number in nats or a schedule such as LinearSchedule(0.7, 0.2, 0.5)"
+
 RENAMED = {
-    "compile": 'backend="compile" (or "auto", the default)',
-    "use_sde": "nothing: gSDE is not supported. action_noise adds noise to Box actions",
-    "exploration_fraction": "target_entropy, a number in nats or a schedule such as LinearSchedule(0.7, 0.2, 0.5)",
-    "exploration_initial_entropy": "target_entropy, a number in nats or a schedule such as LinearSchedule(0.7, 0.2, 0.5)",
-    "exploration_final_entropy": "target_entropy, a number in nats or a schedule such as LinearSchedule(0.7, 0.2, 0.5)",
-    "transition_delay": "policy_kwargs=dict(transition_delay=...)",
-    "action_precision": "policy_kwargs=dict(action_precision=...)",
-    "epistemic_gamma": "gamma, for all terms of the expected free energy",
+    "compile": 'give backend="compile" (or "auto", the default)',
+    "use_sde": "leave it out, since gSDE is not supported; action_noise adds noise to Box actions",
+    "exploration_fraction": ENTROPY,
+    "exploration_initial_entropy": ENTROPY,
+    "exploration_final_entropy": ENTROPY,
+    "transition_delay": "give policy_kwargs=dict(transition_delay=...)",
+    "action_precision": "give policy_kwargs=dict(action_precision=...)",
+    "epistemic_gamma": "give gamma, for all terms of the expected free energy",
 }
+"""Arguments of version 0.1, and what to do instead."""
 
 HEADS = ("extrinsic", "epistemic", "prediction_error")
 """Those that the critics of version 0.1 always had."""
@@ -53,7 +56,7 @@ def check_renamed(given: dict[str, Any]) -> None:
     """
     for name, value in given.items():
         if name in RENAMED:
-            raise ValueError(f"{name}={value!r} is no argument any more: give {RENAMED[name]}")
+            raise ValueError(f"{name}={value!r} is no argument any more: {RENAMED[name]}")
         raise TypeError(f"DAI.__init__() got an unexpected keyword argument {name!r}")
 
 

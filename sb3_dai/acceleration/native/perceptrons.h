@@ -11,7 +11,8 @@ namespace {
 
 constexpr int64_t ALIGNMENT = 16;  // of numbers
 
-// What a layer learns, and the gradients of that: of all members, one after the other. No norm, no gain and shift
+// What a layer learns, and the gradients of that: of all members, one after the other. Null where a layer has no such thing:
+// gain and shift without layer norm, and the bias of a table, whose rows are its weights
 struct Layer {
   float *weight, *bias, *gain, *shift;
 };
@@ -20,7 +21,8 @@ struct Nets {
   int64_t n_members, batch, n_layers;
   const int64_t* sizes;  // of the inputs and of each layer's outputs
   const Layer* layers;
-  const float* inputs;  // (batch, sizes[0])
+  const float* inputs;      // (batch, sizes[0])
+  const int64_t* numbers;   // Or of each input the row of the first layer's table that it reads, (batch,)
   // For the gradients, or null: of each hidden layer the outputs, (n_members, batch, size). If it is normalised they are made
   // again of the same before gain and shift, and there are the inverse standard deviations, (n_members, batch)
   float* kept;
@@ -70,6 +72,9 @@ void add(const float* bias, float* row, int64_t size, bool rectifies) {
     row[i] = rectifies && number < 0.0f ? 0.0f : number;
   }
 }
+
+// The widest outputs of a layer. How many rows a table has does not matter
+int64_t widest_of(const Nets& nets) { return *std::max_element(nets.sizes + 1, nets.sizes + nets.n_layers + 1); }
 
 void add_rows(const float* rows, int64_t n_rows, int64_t size, float* sum) {
   int64_t i = 0;
@@ -224,21 +229,27 @@ float* scratch(int64_t size) {
 
 // outputs: (n_members, batch, sizes[n_layers])
 void forward(const Nets& nets, float eps, float* outputs) {
-  const auto [n_members, batch, n_layers, sizes, layers, first_inputs, kept] = nets;
-  const int64_t widest = *std::max_element(sizes, sizes + n_layers + 1);
+  const auto [n_members, batch, n_layers, sizes, layers, first_inputs, numbers, kept] = nets;
+  const int64_t widest = widest_of(nets);
   // What stays in the processor's caches is written there
-  float *here = scratch<struct Forward>(3 * batch * widest + batch), *before = here + batch * widest;
+  float *here = scratch<struct Forward>(3 * batch * widest + batch + widest), *before = here + batch * widest;
   const Hidden forgotten = {before + batch * widest, before + 2 * batch * widest};
+  float* no_bias = forgotten.inverse_std + batch;
+  if (numbers) std::fill_n(no_bias, widest, 0.0f);
   for (int64_t member = 0; member < n_members; member++) {
     const float* inputs = first_inputs;
     for (int64_t l = 0; l < n_layers; l++) {
       const int64_t n_in = sizes[l], n_out = sizes[l + 1];
       const bool last = l + 1 == n_layers;
       const Layer& layer = layers[l];
-      const float* bias = layer.bias + member * n_out;
+      const float* bias = layer.bias ? layer.bias + member * n_out : no_bias;
       const Hidden hid = kept && !last ? hidden(nets, l, member) : forgotten;
       float* rows = last ? outputs + member * batch * n_out : kept && !layer.gain ? hid.numbers : here;
-      multiply({inputs, n_in, 1}, {layer.weight + member * n_in * n_out, n_out, 1}, rows, batch, n_out, n_in);
+      const float* weight = layer.weight + member * n_in * n_out;
+      if (l == 0 && numbers)
+        for (int64_t b = 0; b < batch; b++) std::copy_n(weight + numbers[b] * n_out, n_out, rows + b * n_out);
+      else
+        multiply({inputs, n_in, 1}, {weight, n_out, 1}, rows, batch, n_out, n_in);
       if (layer.gain) {
         const float *gain = layer.gain + member * n_out, *shift = layer.shift + member * n_out;
         int64_t b = 0;
@@ -266,12 +277,22 @@ void of_weights(const float* inputs, const float* gradient, float* out, int64_t 
     for (int64_t o = 0; o < n_out; o++) out[i * n_out + o] = turned[o * n_in + i];
 }
 
+// The gradients of a table's rows, (n_rows, size)
+void of_table(const int64_t* numbers, const float* gradient, float* out, int64_t n_rows, int64_t size, int64_t batch) {
+  std::fill_n(out, n_rows * size, 0.0f);
+  for (int64_t b = 0; b < batch; b++) {
+    float* row = out + numbers[b] * size;
+#pragma omp simd
+    for (int64_t i = 0; i < size; i++) row[i] += gradient[b * size + i];
+  }
+}
+
 // gradient: of the outputs, (n_members, batch, sizes[n_layers])
 // gradients: of what the layers learn, or null
 // of_inputs: (batch, sizes[0]), or null
 void backward(const Nets& nets, const float* gradient, const Layer* gradients, float* of_inputs) {
-  const auto [n_members, batch, n_layers, sizes, layers, first_inputs, kept] = nets;
-  const int64_t widest = *std::max_element(sizes, sizes + n_layers + 1);
+  const auto [n_members, batch, n_layers, sizes, layers, first_inputs, numbers, kept] = nets;
+  const int64_t widest = widest_of(nets);
   float *here = scratch<struct Backward>(3 * batch * widest + 2 * widest), *before = here + batch * widest;
   float *again = before + batch * widest, *nowhere = again + batch * widest;
   for (int64_t member = 0; member < n_members; member++) {
@@ -283,7 +304,9 @@ void backward(const Nets& nets, const float* gradient, const Layer* gradients, f
       const bool normed = l && layers[l - 1].gain;
       const float *gain = normed ? layers[l - 1].gain + member * n_in : nullptr, *shift = nullptr;
       if (normed) shift = layers[l - 1].shift + member * n_in;
-      if (gradients) {
+      if (gradients && l == 0 && numbers) {
+        of_table(numbers, now, gradients[l].weight + member * n_in * n_out, n_in, n_out, batch);
+      } else if (gradients) {
         const float* inputs = l == 0 ? first_inputs : normed ? again : hid.numbers;
         if (normed) rescale(gain, shift, hid.numbers, again, batch, n_in);
         of_weights(inputs, now, gradients[l].weight + member * n_in * n_out, n_in, n_out, batch);
