@@ -55,8 +55,7 @@ class CompiledStep:
                 # Torch keeps a few graphs of each code object, which would be those of the first agents of a process
                 losses = types.FunctionType(CompiledStep._losses.__code__.replace(), globals())
                 # Random numbers are torch's own, so that a seed means the same as in the eager step
-                options = {"fallback_random": True}
-                self.compiled = th.compile(types.MethodType(losses, self), dynamic=False, options=options)
+                self.compiled = th.compile(types.MethodType(losses, self), dynamic=False, options={"fallback_random": True})
             loss, metrics = self.compiled(batch, coefficients)
         # Whatever keeps a compiler from its work: there is none, or a net of the user's branches on values
         except Exception as error:
