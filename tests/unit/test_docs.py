@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def name_of(page):
 def test_the_code_of_a_page_runs_as_printed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
-    with redirect_stdout(io.StringIO()):
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporters, about themselves
         for line, text in python_blocks(page):
             # Lines of an error are those of the page
             exec(compile("\n" * (line - 1) + text, str(page), "exec"), names)
