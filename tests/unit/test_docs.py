@@ -1,11 +1,13 @@
 """The pages of the documentation: code blocks run as printed, and links lead somewhere."""
 
 import io
+import json
 import re
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -92,12 +94,57 @@ def test_the_readme_fits_and_its_test_command_is_that_of_ci():
     assert command in text
 
 
-def test_results_name_files_that_exist():
+def without_code(page):
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def test_pages_name_result_files_that_exist():
     for page in PAGES:
-        for name in re.findall(r"docs/results/([\w]+\.json)", prose_with_code(page)):
+        names = re.findall(r"docs/results/(\w+\.json)", without_code(page))
+        if page.name == "results.md":
+            names += re.findall(r"`(\w+\.json)`", without_code(page))
+            assert len(names) > 40
+        for name in names:
             assert (ROOT / "docs" / "results" / name).exists(), f"{page.name} names {name}"
 
 
-def prose_with_code(page):
-    """Everything but the commands, which may write files that are not kept."""
-    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+def rows_of_scores(page):
+    """Rows of the tables that have a mean and a worst seed, as dictionaries by heading."""
+    headings = None
+    for line in without_code(page).splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else None
+        if cells is None:
+            headings = None
+        elif headings is None:
+            headings = cells
+        elif {"mean", "worst seed"} <= {*headings} and not set(line) <= set("|-"):
+            yield dict(zip(headings, cells, strict=True))
+
+
+def interquartile_mean(scores):
+    """The mean of the middle half, as scipy.stats.trim_mean has it."""
+    cut = len(scores) // 4
+    return np.mean(np.sort(scores)[cut : len(scores) - cut])
+
+
+def test_the_scores_of_the_results_are_those_of_their_files():
+    rows = [*rows_of_scores(ROOT / "docs" / "results.md")]
+    assert len(rows) > 30
+    for row in rows:
+        agents = {}
+        for run in json.loads((ROOT / "docs" / "results" / row["result file"].strip("`")).read_text()):
+            agents.setdefault((run["agent"], run.get("variant")), []).append(np.mean(run["scores"]))
+        iqm = row["interquartile mean [95 %]"].split(" ")[0]
+        printed = [float(cell.replace(",", "")) for cell in (iqm, row["mean"], row["worst seed"])]
+        tolerance = 0.051 if "." in row["mean"] else 0.51
+        of_file = [(interquartile_mean(scores), np.mean(scores), min(scores)) for scores in agents.values()]
+        assert any(np.allclose(printed, found, rtol=0, atol=tolerance) for found in of_file), (row, of_file)
+
+
+def test_the_scores_of_the_readme_are_those_of_the_results():
+    of_results = {(row["interquartile mean [95 %]"].split(" ")[0], row["mean"], row["worst seed"], row["gradient steps"])
+                  for row in rows_of_scores(ROOT / "docs" / "results.md")}  # fmt: skip
+    rows = [*rows_of_scores(ROOT / "README.md")]
+    assert len(rows) > 10
+    for row in rows:
+        assert (row["interquartile mean"], row["mean"], row["worst seed"], row["gradient steps"]) in of_results, row
