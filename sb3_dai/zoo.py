@@ -17,6 +17,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
+
 import sb3_dai.envs  # noqa: F401  # Registers the worlds of this package
 from sb3_dai.dai import DAI
 from sb3_dai.preferences import GaussianPreference, LearnedPreference, RewardPreference
@@ -42,6 +44,14 @@ EXTRAS = {"yaml": "zoo", "rl_zoo3": "zoo", "requests": "zoo", "pandas": "zoo", "
 
 NET_ARCHS = {"small": [64, 64], "medium": [128, 128], "big": [256, 256]}
 HYPERPARAMS_MODULE = "sb3_dai.hyperparams."
+
+EXPRESSIONS = ("preference", "target_entropy")
+"""Hyperparameters that are expressions in the files of this project, as ``policy_kwargs`` are in the Zoo's."""
+
+NAMES = {
+    kind.__name__: kind for kind in (GaussianPreference, LearnedPreference, RewardPreference, ConstantSchedule, LinearSchedule)
+}
+"""What expressions may be made of."""
 
 
 class ActingDAI(DAI):
@@ -111,20 +121,23 @@ def hyperparams_file(name: str) -> Path:
     return (folder if folder.is_dir() else package.parent / "hyperparams") / f"{name}.yml"
 
 
+def evaluated(entry: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param entry: hyperparameters of a file of this project
+    :return: the same, with preferences and schedules as objects
+    """
+    texts = {name: entry[name] for name in EXPRESSIONS if isinstance(entry.get(name), str) and entry[name] != "auto"}
+    return {**entry, **{name: eval(text, dict(NAMES)) for name, text in texts.items()}}
+
+
 def read_hyperparams(path: Path) -> dict[str, Any]:
     """
     :param path: a hyperparameter file of this project
-    :return: its entries, by environment, with preferences as objects: the file has expressions, as the Zoo's have for
-        ``policy_kwargs``
+    :return: its entries, by environment, with preferences and schedules as objects
     """
     import yaml
 
-    entries = yaml.safe_load(path.read_text())
-    names = {kind.__name__: kind for kind in (GaussianPreference, LearnedPreference, RewardPreference)}
-    for entry in entries.values():
-        if "preference" in entry:
-            entry["preference"] = eval(entry["preference"], dict(names))
-    return entries
+    return {name: evaluated(entry) for name, entry in yaml.safe_load(path.read_text()).items()}
 
 
 def hyperparams_module(name: str, entries: dict[str, Any]) -> str:
@@ -157,20 +170,24 @@ def register(algorithm: type[DAI] = DAI) -> None:
 
 def pruning(objective: Callable[..., float]) -> Callable[..., float]:
     """
-    The Zoo prunes a trial whose training fails, but one whose hyperparameters do not go with the entry of the environment
-    (an automatic precision with a ``habit_prior``) would end the search.
+    The Zoo prunes a trial whose training fails, but one that draws hyperparameters which do not go with the entry of the
+    environment (an automatic precision with a ``habit_prior``) would end the search.
 
     :param objective: method of the Zoo's ``ExperimentManager``, from a trial to its score
-    :return: the same, for which such a trial is pruned
+    :return: the same, for which such a trial of DAI is pruned. If the entry alone makes no agent, its error ends the search.
     """
 
     @functools.wraps(objective)
-    def pruned(*args: Any) -> float:
+    def pruned(manager: Any, trial: "optuna.Trial") -> float:
         import optuna
 
+        if manager.algo != "dai":
+            return objective(manager, trial)
         try:
-            return objective(*args)
+            return objective(manager, trial)
         except (AssertionError, NotImplementedError, ValueError) as error:
+            DAI(env=(env := manager.create_envs(1, no_log=True)), device=manager.device, **manager._hyperparams)
+            env.close()
             print(f"Pruned: {error}")
             raise optuna.TrialPruned(str(error)) from error
 

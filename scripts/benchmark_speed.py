@@ -7,26 +7,21 @@ beside SBX's DQN or SAC where that is installed (extra ``sbx``).
         --out docs/results/speed_box.json
     python scripts/benchmark_speed.py steps --env sb3_dai_benchmark/Images-v0 --net-arch --batch-size 32 \
         --out docs/results/speed_images.json
-    python scripts/benchmark_speed.py breakdown --out docs/results/speed_breakdown.json
     python scripts/benchmark_speed.py compile --out docs/results/speed_compile.json
     python scripts/benchmark_speed.py environments --out docs/results/speed_environments.json
     python scripts/benchmark_speed.py scale --out docs/results/speed_scale.json --figure docs/figures/speed.png
-
     python scripts/benchmark_speed.py memory --out docs/results/speed_memory.json
-    python scripts/benchmark_speed.py products --out docs/results/speed_products.json
 
 ``steps`` times a gradient step and one ``predict`` of one observation, the first one after gradient steps by itself. All
 models have the same layers and batch and take turns, so that what else the machine does hits all of them; the ratio is the
-median over the turns. DAI works with torch alone, with the library that installation makes, and compiled. ``breakdown`` says
-where the time of an eager gradient step goes that is torch's but for the nets, ``compile`` what the first compiled one costs,
-``environments`` how many steps a second a training run takes, ``scale`` how the cost of a gradient step grows, ``memory`` the
-largest that a process gets, and ``products`` what matrix products of oneDNN and of compiled updates take beside those of torch
-on this processor. Read the ratios: absolute times differ from machine to machine and from run to run.
+median over the turns. Where DQN is the peer, there are also rows for agents that observe numbered states or choose several
+actions at once, which DQN cannot: the ratio is to DQN on --env. ``compile`` says what the first compiled gradient steps cost,
+``environments`` how many steps a second a training run takes, ``scale`` how the cost of a gradient step grows, and ``memory``
+the largest that a process gets. A backend that the machine or the agent does not allow has no row. Read the ratios: absolute
+times differ from machine to machine and from run to run.
 """
 
 import argparse
-import contextlib
-import functools
 import importlib.util
 import os
 import resource
@@ -34,7 +29,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -48,15 +44,45 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
+import sb3_dai.envs  # noqa: F401  registers them
 from sb3_dai import DAI
-from sb3_dai.native_products import native_products
-from sb3_dai.native_update import NativeUpdate
-from sb3_dai.packing import PackedNets
-from sb3_dai.products import batched_product
 from sb3_dai.saving import write_json
 
 N_RANDOM = 1000
 """Random transitions in the buffer."""
+
+BACKENDS = ("eager", "native", "compile")
+
+
+class ManyChoices(gym.Env):
+    """
+    Four random numbers, whatever is chosen.
+
+    :param action_space: Action space
+    """
+
+    observation_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
+
+    def __init__(self, action_space: spaces.Space) -> None:
+        self.action_space = action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+for name, choices in {"MultiDiscrete": spaces.MultiDiscrete([3] * 5), "MultiBinary": spaces.MultiBinary(8)}.items():
+    gym.register(f"sb3_dai_benchmark/{name}-v0", ManyChoices, max_episode_steps=200, kwargs=dict(action_space=choices))
+
+OTHER_SPACES = {
+    "49 numbered states": "sb3_dai/GridWorld-v0",
+    "5 choices of 3": "sb3_dai_benchmark/MultiDiscrete-v0",
+    "8 choices of 2": "sb3_dai_benchmark/MultiBinary-v0",
+}
+"""Environments whose spaces DQN cannot read, or reads as another kind of observation."""
 
 # Three stacked frames of 64 by 64 without a game
 gym.register("sb3_dai_benchmark/Images-v0", "stable_baselines3.common.envs:FakeImageEnv", kwargs=dict(
@@ -107,12 +133,24 @@ def make(algo: Any, args: argparse.Namespace, n_envs: int = 1, policy_kwargs: di
     return model
 
 
-@contextlib.contextmanager
-def torch_alone() -> Iterator[None]:
-    """Without the library that installation makes."""
-    without = mock.patch("sb3_dai.perceptrons.library", lambda: None)
-    with without, mock.patch.object(NativeUpdate, "_is_ready", lambda self: False):
-        yield
+def by_backend(args: argparse.Namespace, *given: Any, **kwargs: Any) -> dict[str, Any]:
+    """
+    :param args: names the environment, the layers and the batch
+    :param given: for ``make``
+    :param kwargs: for ``make``
+    :return: DAI of each backend that takes its gradient steps here, by name
+    """
+    models = {}
+    for backend in BACKENDS:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = make(DAI, args, *given, backend=backend, **kwargs)
+            model.train(gradient_steps=1, batch_size=model.batch_size)  # After the first one that may have failed
+        if model.backend == backend:
+            models[backend] = model
+        else:
+            print(*{str(warning.message) for warning in caught if backend in str(warning.message)}, sep="\n")
+    return models
 
 
 def microseconds(function: Callable[[], Any], n_calls: int) -> float:
@@ -150,25 +188,27 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
     peers = peers_of(args.env)
     base_name = next(iter(peers))
     models = {name: make(peer, args) for name, peer in peers.items()}
-    for size in (5, 1):
-        for mode in ("torch alone", "eager", "compiled"):
-            name = f"DAI, ensemble of {size}, {mode}"
-            models[name] = make(DAI, args, compile=mode == "compiled", policy_kwargs={"ensemble_size": size})
-    observation = gym.make(args.env).reset(seed=0)[0]
+    agents = {f"DAI, ensemble of {size}": (args.env, {"ensemble_size": size}) for size in (5, 1)}
+    if base_name == "DQN" and len(models["DQN"].observation_space.shape) == 1:
+        agents |= {f"DAI, {name}": (env_id, {}) for name, env_id in OTHER_SPACES.items()}
+    for name, (env_id, policy_kwargs) in agents.items():
+        setting = argparse.Namespace(**{**vars(args), "env": env_id})
+        found = by_backend(setting, policy_kwargs=policy_kwargs)
+        models |= {f"{name}, {backend}": model for backend, model in found.items()}
+    observations = {name: model.get_env().reset()[0] for name, model in models.items()}
     kinds = ("step", "first_predict", "predict")
     times: dict[str, dict[str, list[float]]] = {name: {kind: [] for kind in kinds} for name in models}
     for turn in range(args.repeats + 1):
         for name, model in models.items():
 
-            def act(model: Any = model) -> Any:
+            def act(model: Any = model, observation: Any = observations[name]) -> Any:
                 return model.predict(observation, deterministic=True)
 
-            with torch_alone() if name.endswith("torch alone") else contextlib.nullcontext():
-                step = gradient_step_time(model, args.gradient_steps)
-                # The first leaves training mode, and finds another program in the processor's caches
-                found = step, microseconds(act, 1), microseconds(act, args.gradient_steps)
+            step = gradient_step_time(model, args.gradient_steps)
+            # The first leaves training mode, and finds another program in the processor's caches
+            taken = step, microseconds(act, 1), microseconds(act, args.gradient_steps)
             if turn > 0:  # The first is to warm up
-                for kind, value in zip(kinds, found, strict=True):
+                for kind, value in zip(kinds, taken, strict=True):
                     times[name][kind].append(round(value, 1))
     base = times[base_name]
     results: dict[str, Any] = {}
@@ -187,47 +227,9 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def breakdown(args: argparse.Namespace) -> dict[str, Any]:
-    """
-    :param args: of the command line
-    :return: microseconds of each part of an eager gradient step by torch, with the nets and their gradients by the library
-    """
-    model = make(DAI, args)
-    policy = model.policy
-    spent: dict[str, float] = {}
-
-    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapper(*given: Any, **named: Any) -> Any:
-            start = time.perf_counter()
-            result = function(*given, **named)
-            spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
-            return result
-
-        return wrapper
-
-    parts = [
-        ("sampling", model.replay_buffer, "_get_samples"), ("running statistics", policy, "observe"),
-        ("transition net", policy, "predict_outcome"), ("targets of the values", model, "_efe_target"),
-        ("losses in all", model, "_losses"), ("backward", th.autograd, "grad"),
-        ("clipping and optimizer", PackedNets, "optimize"), ("target nets", model, "_update_target"),
-        ("in all", model, "train"),
-    ]  # fmt: skip
-    for name, owner, attribute in parts:
-        setattr(owner, attribute, timed(name, getattr(owner, attribute)))
-    for _ in range(args.repeats):
-        gradient_step_time(model, args.gradient_steps)
-    n_steps = args.repeats * max(args.gradient_steps // 2, 1) * 2
-    result = {name: round(spent[name] / n_steps * 1e6, 1) for name, *_ in parts}
-    inside = ("sampling", "losses in all", "backward", "clipping and optimizer", "target nets")
-    result["logging, schedules and the rest"] = round(result["in all"] - sum(result[name] for name in inside), 1)
-    for name, value in result.items():
-        print(f"{name:32s} {value:8.0f} us a gradient step")
-    return result
-
-
 def in_a_process(mode: str, args: argparse.Namespace, cache: str) -> dict[str, float]:
     """
-    :param mode: name of a peer, "DAI, eager" or "DAI, compiled"
+    :param mode: name of a peer, or "DAI, " and a backend
     :param args: of the command line
     :param cache: folder of compiled code
     :return: seconds of the second to the ninth gradient step, and the peak memory of the whole process in MiB
@@ -248,7 +250,7 @@ def compile_times(args: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as cache:
         for name in ("cold", "warm", "warm again"):
-            found = results[name] = in_a_process("DAI, compiled", args, cache)
+            found = results[name] = in_a_process("DAI, compile", args, cache)
             print(f"{name:12s} compiling {found['seconds']:6.1f} s, peak {found['peak_mib']:.0f} MiB", flush=True)
     return results
 
@@ -260,8 +262,8 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
     """
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as cache:
-        for name in (*peers_of(args.env), "DAI, eager", "DAI, compiled", "DAI, compiled before"):
-            results[name] = in_a_process(name.removesuffix(" before"), args, cache)["peak_mib"]
+        for name in (*peers_of(args.env), *(f"DAI, {backend}" for backend in BACKENDS), "DAI, compile, cached"):
+            results[name] = in_a_process(name.removesuffix(", cached"), args, cache)["peak_mib"]
             print(f"{name:22s} {results[name]:6.0f} MiB", flush=True)
     return results
 
@@ -275,14 +277,12 @@ def first(args: argparse.Namespace) -> dict[str, Any]:
     """
     name = os.environ["DAI_FIRST"]
     algo: Any = peers_of(args.env).get(name, DAI)
-    kwargs = {"compile": name == "DAI, compiled"} if algo is DAI else {}
-    # Where the library takes the step there is nothing to compile
-    with torch_alone() if kwargs.get("compile") else contextlib.nullcontext():
-        with mock.patch.object(algo, "train"):
-            model = make(algo, args, **kwargs)
-        model.train(gradient_steps=1, batch_size=args.batch_size)
-        start = time.perf_counter()
-        model.train(gradient_steps=8, batch_size=args.batch_size)  # Each kind of step twice: then it is compiled
+    kwargs = {"backend": name.removeprefix("DAI, ")} if algo is DAI else {}
+    with mock.patch.object(algo, "train"):
+        model = make(algo, args, **kwargs)
+    model.train(gradient_steps=1, batch_size=args.batch_size)
+    start = time.perf_counter()
+    model.train(gradient_steps=8, batch_size=args.batch_size)  # Each kind of step twice: then it is compiled
     print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     return {}
 
@@ -296,24 +296,22 @@ def environments(args: argparse.Namespace) -> dict[str, Any]:
     peer = SAC if is_continuous(args.env) else DQN
     results: dict[str, Any] = {}
     for n_envs in (1, 4, 16, 64):
-        models = {
-            peer.__name__: make(peer, args, n_envs, train_freq=1, gradient_steps=1),
-            "DAI, eager": make(DAI, args, n_envs, gradient_steps=1),
-            "DAI, compiled": make(DAI, args, n_envs, gradient_steps=1, compile=True),
-            "DAI, acting alone": make(DAI, args, n_envs, gradient_steps=1),
-        }
+        models = {peer.__name__: make(peer, args, n_envs, train_freq=1, gradient_steps=1)}
+        found = by_backend(args, n_envs, gradient_steps=1)
+        models |= {f"DAI, {backend}": model for backend, model in found.items()}
+        models["DAI, acting alone"] = make(DAI, args, n_envs, gradient_steps=1)
         models["DAI, acting alone"].train = lambda *given, **named: None
         for name, model in models.items():
             model.learning_starts = 0
-            found = []
+            rates = []
             for turn in range(args.repeats + 1):
                 n_steps = 200 * n_envs
                 start = time.perf_counter()
                 model.learn(n_steps, reset_num_timesteps=False)
                 if turn > 0:
-                    found.append(round(n_steps / (time.perf_counter() - start), 1))
-            results.setdefault(name, {})[n_envs] = {"steps_a_second": found, "median": float(np.median(found))}
-            print(f"{name:18s} {n_envs:3d} environments: {np.median(found):8.0f} steps a second", flush=True)
+                    rates.append(round(n_steps / (time.perf_counter() - start), 1))
+            results.setdefault(name, {})[n_envs] = {"steps_a_second": rates, "median": float(np.median(rates))}
+            print(f"{name:18s} {n_envs:3d} environments: {np.median(rates):8.0f} steps a second", flush=True)
     return results
 
 
@@ -328,12 +326,12 @@ SCALES: dict[str, list[int]] = {
 def scale(args: argparse.Namespace) -> dict[str, Any]:
     """
     :param args: of the command line
-    :return: microseconds of a compiled gradient step by batch, width, ensemble and buffer, and the exponent of a power law
-        through the upper half of them
+    :return: microseconds of a gradient step of each backend by batch, width, ensemble and buffer, and the exponent of a power
+        law through the upper half of them
     """
     results: dict[str, Any] = {}
     for what, sizes in SCALES.items():
-        times: dict[str, list[float]] = {"compiled": [], "eager": []}
+        times: dict[str, list[float]] = {}
         for size in sizes:
             setting = argparse.Namespace(**vars(args))
             kwargs: dict[str, Any] = {}
@@ -345,48 +343,22 @@ def scale(args: argparse.Namespace) -> dict[str, Any]:
                 kwargs["policy_kwargs"] = {"ensemble_size": size}
             else:
                 kwargs["buffer_size"] = size
-            for mode in times:
-                model = make(DAI, setting, compile=mode == "compiled", **kwargs)
+            for backend, model in by_backend(setting, **kwargs).items():
                 if what == "buffer":
                     buffer = model.replay_buffer
                     buffer.pos, buffer.full = 0, True  # As if filled: the rows that are zeros cost what others do
                 n_steps = 4 if what in ("batch", "width") and size >= 512 else 20
                 gradient_step_time(model, 4)
-                times[mode].append(round(min(gradient_step_time(model, n_steps) for _ in range(args.repeats)), 1))
+                best = min(gradient_step_time(model, n_steps) for _ in range(args.repeats))
+                times.setdefault(backend, []).append(round(best, 1))
         results[what] = {"sizes": sizes, **times}
         upper = slice(len(sizes) // 2, None)
-        for mode, values in times.items():
+        for backend, values in times.items():
             exponent = np.polyfit(np.log(sizes[upper]), np.log(values[upper]), 1)[0]
-            results[what][f"exponent_{mode}"] = round(float(exponent), 2)
-            print(f"{what:9s} {mode:9s} {values} us at {sizes}: exponent {exponent:.2f}", flush=True)
+            results[what][f"exponent_{backend}"] = round(float(exponent), 2)
+            print(f"{what:9s} {backend:9s} {values} us at {sizes}: exponent {exponent:.2f}", flush=True)
     if args.figure:
         draw(results, args.figure)
-    return results
-
-
-def products(args: argparse.Namespace) -> dict[str, Any]:
-    """
-    :param args: of the command line
-    :return: microseconds of a layer of five members and of its gradients, by torch, by oneDNN and by the product of compiled
-        updates where a compiler makes it, and their ratios to torch, by size; batches of 256
-    """
-    functions: dict[str, Callable[..., Any]] = {"torch": th.bmm, "oneDNN": batched_product}
-    if table := native_products():
-        functions["ours"] = table[th.ops.aten.bmm.default]
-    results: dict[str, Any] = {}
-    for n_inputs, n_outputs in ((64, 8), (64, 64), (128, 128), (256, 6), (256, 256), (512, 512)):
-        inputs, weight = th.randn(5, 256, n_inputs), th.randn(5, n_inputs, n_outputs)
-        gradient = th.randn(5, 256, n_outputs)
-        pairs = (inputs, weight), (gradient, weight.mT), (inputs.mT, gradient)
-        found: dict[str, list[float]] = {name: [] for name in functions}
-        for _ in range(args.repeats):
-            for name, function in functions.items():
-                times = [microseconds(functools.partial(function, *pair), 20) for pair in pairs]
-                found[name].append(round(sum(times), 1))
-        median = {name: float(np.median(times)) for name, times in found.items()}
-        ratios = {f"ratio_{name}": round(value / median["torch"], 2) for name, value in median.items() if name != "torch"}
-        results[f"{n_inputs}x{n_outputs}"] = {**found, **ratios}
-        print(f"{n_inputs:4d} x {n_outputs:3d}: " + ", ".join(f"{k} {v:8.0f} us" for k, v in median.items()), flush=True)
     return results
 
 
@@ -399,10 +371,9 @@ def draw(results: dict[str, Any], path: str) -> None:
 
     figure, axes = plt.subplots(1, len(results), figsize=(3 * len(results), 2.8), layout="constrained", sharey=True)
     for axis, (what, found) in zip(axes, results.items(), strict=True):
-        for mode in ("eager", "compiled"):
-            axis.loglog(
-                found["sizes"], np.array(found[mode]) / 1e3, "o-", label=f"{mode}, exponent {found[f'exponent_{mode}']}"
-            )
+        for backend in (name for name in BACKENDS if name in found):
+            times = np.array(found[backend]) / 1e3
+            axis.loglog(found["sizes"], times, "o-", label=f"{backend}, exponent {found[f'exponent_{backend}']}")
         axis.set_xlabel(what)
         axis.legend(fontsize=7)
     axes[0].set_ylabel("ms a gradient step")
@@ -410,8 +381,7 @@ def draw(results: dict[str, Any], path: str) -> None:
 
 
 COMMANDS = {
-    "steps": steps, "breakdown": breakdown, "compile": compile_times, "first": first,
-    "environments": environments, "scale": scale, "memory": memory, "products": products,
+    "steps": steps, "compile": compile_times, "first": first, "environments": environments, "scale": scale, "memory": memory,
 }  # fmt: skip
 
 

@@ -3,7 +3,8 @@ Train agents from hyperparameter files and score their final checkpoints.
 
 One run is one (agent, seed): it is trained through RL Zoo's own experiment manager, so peers get exactly the Zoo's
 wrappers, schedules and hyperparameters, then plays deterministic episodes on a fresh environment. The raw results
-(training returns, final scores, seconds) go to a JSON file.
+(training returns, final scores, seconds), each with its origin, go to a JSON file. A sweep that was stopped goes on where it
+was: what the file has is not run again.
 
     python scripts/evaluate.py --env CartPole-v1 --agents dai dqn --steps 5000 --seeds 100-109 --out docs/results/x.json
 
@@ -18,7 +19,9 @@ scripts/peers.yml. The package's own worlds are also measured by more than the r
 import argparse
 import contextlib
 import io
+import json
 import pkgutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,11 +31,12 @@ import numpy as np
 import torch as th
 import yaml
 from measures import Clock, measure_of, shorten, steps_to_threshold
+from provenance import provenance
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import load_results
 
 from sb3_dai.saving import write_json
-from sb3_dai.zoo import hyperparams_file, hyperparams_module, read_hyperparams, register
+from sb3_dai.zoo import evaluated, hyperparams_file, hyperparams_module, read_hyperparams, register
 
 PEERS = Path(__file__).parent / "peers.yml"
 
@@ -138,7 +142,7 @@ def run(
     th.set_num_threads(1)
     algo = agent.partition(":")[0]
     with tempfile.TemporaryDirectory() as folder:
-        entry = replace(hyperparameters(agent, env_id), params or {})
+        entry = evaluated(replace(hyperparameters(agent, env_id), params or {}))
         config = hyperparams_module("evaluated_hyperparams", {env_id: entry})
         with contextlib.redirect_stdout(io.StringIO()):
             manager = ExperimentManager(
@@ -173,9 +177,11 @@ def run(
             episodes = load_results(manager.save_path)
             scores = score()
     names = {"variant": variant, "env_kwargs": env_kwargs}
+    resolved = {name: str(value) if callable(value) else value for name, value in entry.items()}
     return {
         "agent": agent, "env": env_id, "steps": steps, "seed": seed, "seconds": round(seconds, 2),
         "gradient_steps": int(model._n_updates), "params": params or {},
+        "hyperparameters": json.loads(json.dumps(resolved, default=str)), "backend": getattr(model, "backend", None),
         **{name: value for name, value in names.items() if value},
         **({"stopped_at": model.num_timesteps} if stop_when_solved and measure.solved else {}),
         **measure.results(), **(clock.results() if clock is not None else {}), "scores": np.round(scores, 4).tolist(),
@@ -207,6 +213,31 @@ def describe(result: dict[str, Any], threshold: float | None, window: int) -> st
     return line + "".join(f"  {key} {result[key]}" for key in measured if key in result)
 
 
+def key_of(result: dict[str, Any]) -> tuple[Any, ...]:
+    """
+    :param result: one run
+    :return: what it is a run of
+    """
+    return tuple(result.get(name) for name in ("agent", "env", "steps", "seed", "variant"))
+
+
+def finished(path: Path, origin: dict[str, Any]) -> list[dict[str, Any]]:
+    """
+    :param path: of the results
+    :param origin: of those that are to be made
+    :return: those that are there already, which are not made again
+    :raises SystemExit: if they are of another commit
+    """
+    results = json.loads(path.read_text()) if path.is_file() else []
+    others = {result.get("commit", "unknown") for result in results} - {origin["commit"]}
+    if others:
+        sys.exit(
+            f"{path} has runs of commit {', '.join(sorted(others))}, and this is {origin['commit']}: give another --out, or "
+            "--fresh to replace them"
+        )
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", required=True)
@@ -226,6 +257,7 @@ def main() -> None:
     parser.add_argument("--max-points", type=int, help="numbers of each training record to keep at most")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--register", metavar="MODULE:FUNCTION", help="call this first, it registers environments")
+    parser.add_argument("--fresh", action="store_true", help="replace the results of --out instead of adding to them")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     from joblib import Parallel, delayed
@@ -236,6 +268,9 @@ def main() -> None:
     if args.variants is not None:
         variants = yaml.safe_load(Path(args.variants).read_text())
         variants = {name: params or {} for name, params in variants.items() if args.only is None or name in args.only}
+    origin = provenance()
+    results = [] if args.fresh else finished(Path(args.out), origin)
+    known = {key_of(result) for result in results}
     tasks = [
         delayed(run)(
             agent, args.env, args.steps, seed, n_eval_episodes=args.episodes, variant=name,
@@ -244,10 +279,10 @@ def main() -> None:
             solved=args.solved, look_every=args.look_every,
         )
         for seed in seeds for agent in args.agents for name, params in variants.items()
+        if (agent, args.env, args.steps, seed, name) not in known
     ]  # fmt: skip
-    results = []
     for result in Parallel(n_jobs=args.jobs, return_as="generator")(tasks):
-        results.append(result)
+        results.append({**result, **origin})
         print(describe(result, args.threshold, args.window), flush=True)
         write_json(args.out, results)  # after each run: a long sweep that is stopped keeps what it has
 

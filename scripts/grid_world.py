@@ -31,7 +31,7 @@ from joblib import Parallel, delayed
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_dai import beliefs
+from sb3_dai import diagnostics
 from sb3_dai.envs import GridWorld
 from sb3_dai.saving import write_json
 
@@ -179,7 +179,7 @@ class BlockEnds(BaseCallback):
         """
         :param model: a DAI model
         """
-        self.found.append((beliefs.predicted_transitions(model), beliefs.visit_counts(model)))  # type: ignore[arg-type]
+        self.found.append((diagnostics.predicted_transitions(model), diagnostics.visit_counts(model)))  # type: ignore[arg-type]
 
     def _on_step(self) -> bool:
         return True
@@ -200,15 +200,14 @@ def dai_agent(params: dict[str, Any], world: dict[str, Any], blocks: int, steps:
     """
     from rl_zoo3.exp_manager import ExperimentManager
 
-    from sb3_dai.zoo import register
+    from sb3_dai.zoo import evaluated, hyperparams_module, register
 
     register()
+    config = hyperparams_module("grid_world_hyperparams", {ENV_ID: {**evaluated(params), "n_timesteps": blocks * steps}})
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        config = Path(folder) / "hyperparams.yml"
-        config.write_text(yaml.safe_dump({ENV_ID: {**params, "n_timesteps": blocks * steps}}))
         manager = ExperimentManager(
             argparse.Namespace(), "dai", ENV_ID, folder, n_timesteps=blocks * steps, eval_freq=-1, seed=seed, log_interval=-2,
-            verbose=0, device="cpu", config=str(config), env_kwargs={**world, "max_episode_steps": steps},
+            verbose=0, device="cpu", config=config, env_kwargs={**world, "max_episode_steps": steps},
         )  # fmt: skip
         results = manager.setup_experiment()
         assert results is not None
@@ -232,7 +231,7 @@ def run(agent: str, world: dict[str, Any], blocks: int, steps: int, seed: int, c
     th.set_num_threads(1)
     env = GridWorld(**world)
     true = env.transition_matrix
-    pairs = beliefs.reachable_pairs(true, env.start, env.termination_matrix)
+    pairs = diagnostics.reachable_pairs(true, env.start, env.termination_matrix)
     start = time.perf_counter()
     params: dict[str, Any] = {}
     if agent == "random":
@@ -244,9 +243,9 @@ def run(agent: str, world: dict[str, Any], blocks: int, steps: int, seed: int, c
         found = iter(dai_agent(params, world, blocks, steps, seed))
     measures = [
         (
-            beliefs.categorical_divergence(true, learned, pairs)[0],
-            beliefs.argmax_accuracy(true, learned, pairs),
-            beliefs.coverage(visits, pairs),
+            diagnostics.categorical_divergence(true, learned, pairs)[0],
+            diagnostics.argmax_accuracy(true, learned, pairs),
+            diagnostics.coverage(visits, pairs),
             visits[pairs].std(),
         )
         for learned, visits in found

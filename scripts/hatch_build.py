@@ -1,6 +1,6 @@
 """
-Makes the library of sb3_dai/native/library.cpp when the package is installed or packed, if there is a C++ compiler: ``CXX`` of
-the environment, or g++, clang++ or c++. Without one the package does the same with torch alone, and takes longer.
+Makes the library of sb3_dai/acceleration/native when the package is installed or packed, if there is a C++ compiler: ``CXX``
+of the environment, or g++, clang++ or c++. Without one the package does the same with torch alone, and takes longer.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from packaging.tags import platform_tags
 
-SOURCES = ("product.h", "perceptrons.h", "update.h", "choice.h", "gaussian.h", "library.cpp")
+NATIVE = "sb3_dai/acceleration/native"
 
 FLAGS = ["-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp-simd", "-ffp-contract=fast", "-fno-math-errno"]
 
@@ -49,13 +49,13 @@ class NativeBuildHook(BuildHookInterface):
             self.app.display_warning("sb3_dai: there is no C++ compiler for x86-64, so torch will do all the work")
             return
         try:
-            made = self.make(names, Path(self.root) / "sb3_dai" / "native")
+            made = self.make(names, Path(self.root) / NATIVE)
         except OSError as error:  # Such as a source tree that cannot be written to
             self.app.display_warning(f"sb3_dai: torch will do all the work, because the library cannot be made: {error}")
             return
         if not made:
             return
-        build_data["artifacts"] += [f"sb3_dai/native/{name}" for name in made]
+        build_data["artifacts"] += [f"{NATIVE}/{name}" for name in made]
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{next(platform_tags())}"
 
@@ -66,11 +66,13 @@ class NativeBuildHook(BuildHookInterface):
         :return: names of the libraries that were made; an older one of a processor for which none was is taken away
         """
         libraries = []
-        source = hashlib.sha256(b"".join((folder / name).read_bytes() for name in SOURCES)).hexdigest()[:16]
+        # As library.py of that folder does it
+        sources = sorted(path for path in folder.iterdir() if path.suffix in (".h", ".cpp"))
+        source = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             for name, flags in PROCESSORS.items():
                 made = Path(temporary) / f"native_{name}.so"
-                command = [*compiler, *FLAGS, *flags, f'-DSOURCE="{source}"', str(folder / SOURCES[-1])]
+                command = [*compiler, *FLAGS, *flags, f'-DSOURCE="{source}"', str(folder / "library.cpp")]
                 for mathematics in MATHEMATICS:
                     result = subprocess.run([*command, *mathematics, "-o", str(made)], capture_output=True, text=True)
                     if result.returncode == 0:

@@ -114,8 +114,8 @@ def action_probabilities(model: BaseAlgorithm, states: np.ndarray) -> np.ndarray
     policy: Any = model.policy
     policy.set_training_mode(False)
     observations = policy.obs_to_tensor(states)[0]
-    if hasattr(policy, "habit"):
-        return policy.habit(policy.features(observations)).log_prob[:, 0].exp().cpu().numpy()
+    if hasattr(policy, "posterior"):
+        return policy.posterior(policy.belief(observations)).log_prob[:, 0].exp().cpu().numpy()
     if hasattr(policy, "get_distribution"):
         return policy.get_distribution(observations).distribution.probs.cpu().numpy()
     return None

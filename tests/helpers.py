@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
-from worlds import BOX, DISCRETE, IMAGE
+from worlds import BOX, DISCRETE, IMAGE, N_ACTIONS, N_STATES, transition
 
 from sb3_dai.dai import DAI
 from sb3_dai.learning.batch import Batch
@@ -59,6 +60,18 @@ def step_inputs(model, transitions, **changes):
     return batch, dataclasses.replace(coefficients, **{**learning, **changes})
 
 
+def filled(model, repeats=40):
+    """A model of the chain with every transition in its buffer, and a silent logger."""
+    for _ in range(repeats):
+        for state in range(N_STATES):
+            for action in range(N_ACTIONS):
+                next_state, reward, terminated = transition(state, action)
+                row = (np.array([[state]]), np.array([[next_state]]), np.array([[action]]), np.array([reward]))
+                model.replay_buffer.add(*row, np.array([terminated]), [{}])
+    model.set_logger(configure(None, []))
+    return model
+
+
 def spy(monkeypatch, owner, name):
     """Keep what a function is called with and what it returns, as (arguments, result)."""
     calls, function = [], getattr(owner, name)
@@ -104,6 +117,11 @@ def assert_same(one, other, atol=1e-5):
     for ours, its in pairs:
         for name, value in ours.items():
             th.testing.assert_close(value, its[name], rtol=1e-3, atol=1e-5)
+
+
+def close(value, expected):
+    """A tensor has the values that were worked out by hand."""
+    th.testing.assert_close(value, th.as_tensor(expected), rtol=1e-5, atol=1e-6)
 
 
 def is_finite(policy):

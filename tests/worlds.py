@@ -133,3 +133,48 @@ class CounterEnv(gym.Env):
         self.t += 1
         done, cut_off = self.t == self.length, self.episode % 2 == 0
         return self.observe(), self.t * self.scale, done and not cut_off, done and cut_off, {}
+
+
+class Slope(gym.Env):
+    """One step, whose reward is the action in the middle of two; the other has no effect."""
+
+    observation_space = spaces.Box(-1, 1, (1,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), float(action[0]), True, False, {}
+
+
+class NoisyChoice(gym.Env):
+    """Two states, no reward: action 0 leads to a known one, action 1 to a random observation."""
+
+    observation_space = spaces.Box(-5, 5, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        obs = self.np_random.uniform(-5, 5, 2) if action == 1 else np.zeros(2)
+        return obs.astype(np.float32), 0.0, True, False, {}
+
+
+class NoisyWalk(gym.Env):
+    """Six states: 0 and 1 follow each other, 2 to 4 are noise that action 1 leads to from 0, and 5 is never seen."""
+
+    observation_space, action_space = spaces.Discrete(6), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state, self.t = 0, 0
+        return 0, {}
+
+    def step(self, action):
+        self.t += 1
+        self.state = int(self.np_random.integers(2, 5)) if (self.state, action) == (0, 1) else int(self.state == 0)
+        return self.state, 0.0, False, self.t == 10, {}

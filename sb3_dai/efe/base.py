@@ -70,7 +70,7 @@ class Term(nn.Module):
         self.discount = discount
         self.weight_at(1.0)
         if discount is not None:
-            value_at(1.0, f"discount of the EFE term {self.name!r}", discount, 0.0, 1.0)
+            value_at(1.0, f"discount (of the EFE term {self.name!r})", discount, 0.0, 1.0)
         self.elsewhere = RunningMean() if self.continues else None
 
     def cost(self, transition: Transition) -> th.Tensor:
@@ -87,7 +87,7 @@ class Term(nn.Module):
         :raises ValueError: if it is not a finite number
         """
         lowest = 0.0 if callable(self.weight) else -float("inf")  # A head cannot turn its sign
-        return abs(value_at(progress_remaining, f"weight of the EFE term {self.name!r}", self.weight, lowest))
+        return abs(value_at(progress_remaining, f"{self.name}_weight (of the EFE term)", self.weight, lowest))
 
     @property
     def is_off(self) -> bool:

@@ -1,14 +1,342 @@
-"""Placeholder."""
+"""The gradient step by the C++ library, of which this is the one Python door."""
+
+import ctypes
+from typing import Any
+
+import torch as th
+
+from sb3_dai.acceleration.native import agent
+from sb3_dai.acceleration.native.fingerprint import Fingerprint
+from sb3_dai.acceleration.native.library import library
+from sb3_dai.acceleration.native.plan import Plan
+from sb3_dai.acceleration.native.structures import Group, Outcome, Source, WorldModel
+from sb3_dai.acceleration.threads import WIDE
+from sb3_dai.checks import check_losses
+from sb3_dai.efe import Transition
+from sb3_dai.learning.batch import Batch
+from sb3_dai.learning.coefficients import Coefficients
+from sb3_dai.learning.losses import world_model_losses
+from sb3_dai.learning.step import EagerStep, Metrics
+from sb3_dai.world_model.base import Belief
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class NativeStep:
+    """
+    A gradient step by C++: losses, gradients, clipping, Adam, target and average. Torch evaluates features extractors,
+    Dirichlet beliefs and the costs of terms that do not read the world model, and draws the random numbers.
+
+    :param eager: the definition of the step
+    """
+
     name = "native"
 
-    def __init__(self, eager):
+    def __init__(self, eager: EagerStep) -> None:
         self.eager = eager
+        self.plan: Plan | None = None
+        self.state: list[Any] = []
+        self.reason: str | None = None
+        self.fingerprint: Fingerprint | None = None
+        self.watched: list[tuple[str, Any]] = []
+        self.batch_size = 1
 
-    def refusal(self):
-        return "it is not built"
+    def refusal(self) -> str | None:
+        """
+        :return: why C++ cannot take the next steps; None if it can
+        """
+        policy = self.eager.policy
+        if library() is None:
+            return "its library was not made when sb3_dai was installed, which takes a C++ compiler"
+        objects = agent.objects_of(self.eager)
+        if self.fingerprint is None or objects != self.watched:
+            self.fingerprint, self.watched = Fingerprint(objects), objects
+        different = self.fingerprint.difference()
+        if different:
+            return different
+        state = agent.state_of(policy)
+        if state != self.state:
+            self.plan, self.reason = None, agent.reason_against(policy)
+            if self.reason is None:
+                for parameter in agent.net_parameters(policy):
+                    self._prepare(parameter)
+                for parameter in policy.features_extractor.parameters():
+                    self._prepare(parameter)
+                self.plan = Plan(policy)
+                state = agent.state_of(policy)
+            self.state = state
+        if self.reason is None and th.get_num_threads() > 1 and self._widest() * self.batch_size >= WIDE:
+            return f"torch has {th.get_num_threads()} threads for wide layers, and it has one"
+        if self.plan is not None:
+            self._show_gradients()
+            self.plan.refresh()
+        return self.reason
 
-    def __call__(self, batch, coefficients):
-        raise NotImplementedError
+    def _widest(self) -> int:
+        """
+        :return: number of weights of the largest layer of a member
+        """
+        assert self.plan is not None
+        return max(parameter[0].numel() for parameter in self.plan.gradients)
+
+    def _prepare(self, parameter: th.Tensor) -> None:
+        """
+        Give a parameter what Adam begins with.
+
+        :param parameter: that learns
+        """
+        optimizer = self.eager.policy.optimizer
+        if parameter.requires_grad and not optimizer.state.get(parameter):
+            moments = {name: th.zeros_like(parameter, memory_format=th.preserve_format) for name in MOMENTS}
+            optimizer.state[parameter] = {"step": th.zeros((), dtype=th.float32), **moments}
+
+    def _show_gradients(self) -> None:
+        """Let ``parameter.grad`` be what C++ writes."""
+        assert self.plan is not None
+        for parameter, gradient in self.plan.gradients.items():
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
+
+    def __call__(self, batch: Batch, coefficients: Coefficients) -> Metrics:
+        c, policy = coefficients, self.eager.policy
+        if self.plan is None or c.learns_epistemic_weight or not self._is_usual(batch):
+            return self.eager(batch, coefficients)
+        if c.learns_precision and policy.log_precision.requires_grad and not policy.optimizer.state.get(policy.log_precision):
+            self._prepare(policy.log_precision)
+            self.plan, self.state = Plan(policy), agent.state_of(policy)
+            self._show_gradients()
+        plan = self.plan
+        update, alive = plan.update, [*batch]
+
+        def place(tensor: Any, dtype: th.dtype = th.float32) -> int | None:
+            if not isinstance(tensor, th.Tensor):  # A number that stands for all
+                return None
+            if tensor.dtype != dtype or not tensor.is_contiguous():
+                alive.append(tensor := tensor.to(dtype).contiguous())
+            return tensor.data_ptr()
+
+        raw = self._observe(batch, c, place, alive)
+        self._act(batch, place, alive)
+        self._predict(batch, c, raw, place, alive)
+        self._weigh(batch, c, place, alive)
+        if policy.action_model.reads_actions and c.learns_policy:
+            alive.append(noise := th.randn(update.batch, update.n_actions))
+            update.noise = noise.data_ptr()
+        of_raw = th.empty_like(raw) if raw is not None and raw.requires_grad else None
+        update.of_raw = place(of_raw)
+        names, update.places = plan.names_of(c)
+        update.terms = (values := th.empty(len(names))).data_ptr()
+        lib = library()
+        assert lib is not None
+        outcome = lib.gradients(ctypes.byref(update))
+        if outcome in (Outcome.NO_SUCH_ACTION, Outcome.NO_SUCH_STATE):
+            what = f"actions that are not of {policy.action_space}"
+            if outcome == Outcome.NO_SUCH_STATE:
+                what = f"observations that are not of {policy.observation_space}"
+            raise ValueError(f"The replay buffer has {what}: load another, or mend its wrapper")
+        metrics = Metrics(names, values)
+        if outcome == Outcome.NOT_FINITE:
+            check_losses(*metrics)
+            return metrics
+        if raw is not None and of_raw is not None:
+            self._shape_extractor(raw, of_raw, alive)
+        self._optimize(c, lib)
+        return metrics
+
+    def _is_usual(self, batch: Batch) -> bool:
+        """
+        :param batch: of a gradient step
+        :return: whether all has the usual shapes; torch says what is wrong with others
+        """
+        one_step, n_step = batch.one_step, batch.n_step
+        n_rows, plan = len(one_step.actions), self.plan
+        assert plan is not None
+        self.batch_size = n_rows
+        categorical = not self.eager.policy.action_model.reads_actions
+        numbers = batch.has_successor, one_step.dones, n_step.dones, n_step.discounts, batch.log_preference
+        usual = one_step.actions.numel() == n_rows * (plan.update.n_choices if categorical else plan.update.n_actions)
+        usual = usual and all(tuple(part.shape) == (n_rows, 1) for part in numbers if isinstance(part, th.Tensor))
+        for samples in (one_step, n_step):
+            for rows in (samples.observations, samples.next_observations):
+                if self.eager.policy.reads_vectors:
+                    usual = usual and tuple(rows.shape) == (n_rows, plan.update.n_features)  # type: ignore[union-attr]
+                elif isinstance(rows, th.Tensor):
+                    usual = usual and len(rows) == n_rows
+        return usual
+
+    def _observe(self, batch: Batch, c: Coefficients, place: Any, alive: list[Any]) -> th.Tensor | None:
+        """
+        Extract features, in the order of the eager step.
+
+        :param batch: transitions
+        :param c: numbers of the step
+        :param place: where a tensor lies
+        :param alive: what has to live until the step is done
+        :return: the features of s as extracted, or None if C++ codes the numbers of states
+        """
+        policy = self.eager.policy
+        assert self.plan is not None
+        update = self.plan.update
+        one_step, n_step = batch.one_step, batch.n_step
+        same = n_step.rewards is one_step.rewards
+        update.batch, update.has_successor = len(one_step.actions), place(batch.has_successor)
+        update.ends, update.last_ends, update.discounts = place(one_step.dones), place(n_step.dones), place(n_step.discounts)
+        update.states = update.next_states = update.last_states = None
+        if update.world_model != WorldModel.GAUSSIAN:
+            update.states = place(one_step.observations, th.int64) if isinstance(one_step.observations, th.Tensor) else None
+            update.next_states = place(one_step.next_observations, th.int64)
+        if policy.n_states is not None and update.world_model == WorldModel.CATEGORICAL:
+            update.raw = update.raw_target = update.next_raw = update.last_raw = None
+            update.last_states = None if same else place(n_step.next_observations, th.int64)
+            return None
+        target = policy.features_extractor_target
+        with th.no_grad():
+            next_raw = policy.extract_features(one_step.next_observations, target)
+            raw_target = None
+            if c.learns_world_model and not policy.extracts_nothing:
+                raw_target = policy.extract_features(one_step.observations, target)
+        raw = policy.extract_features(one_step.observations, policy.features_extractor)
+        if policy.extracts_nothing:
+            raw_target = raw
+        alive += raw, next_raw, raw_target
+        update.raw, update.next_raw, update.raw_target = place(raw.detach()), place(next_raw), place(raw_target)
+        update.last_raw = None
+        if not same:
+            with th.no_grad():
+                alive.append(last := policy.extract_features(n_step.next_observations, target))
+            update.last_raw = place(last)
+        return raw
+
+    def _act(self, batch: Batch, place: Any, alive: list[Any]) -> None:
+        """
+        :param batch: transitions
+        :param place: where a tensor lies
+        :param alive: what has to live until the step is done
+        """
+        policy = self.eager.policy
+        assert self.plan is not None
+        update, actions = self.plan.update, batch.one_step.actions
+        if policy.action_model.reads_actions:
+            update.actions = place(actions)
+        else:
+            update.choices = place(actions, th.int64)
+        prior = batch.log_habit_prior
+        update.log_prior = None
+        if isinstance(prior, th.Tensor):
+            alive.append(prior := prior.expand(update.batch, 1, -1).contiguous())
+            update.log_prior = place(prior)
+
+    def _predict(self, batch: Batch, c: Coefficients, raw: th.Tensor | None, place: Any, alive: list[Any]) -> None:
+        """
+        Draw the ensemble's bootstrap weights, and ask a world model that counts.
+
+        :param batch: transitions
+        :param c: numbers of the step
+        :param raw: features of s as extracted
+        :param place: where a tensor lies
+        :param alive: what has to live until the step is done
+        """
+        policy = self.eager.policy
+        assert self.plan is not None
+        update = self.plan.update
+        if update.world_model != WorldModel.GIVEN:
+            if c.learns_world_model:
+                alive.append(weights := policy.bootstrap_weights(update.batch))
+                update.bootstrap_weights = place(weights)
+            return
+        with th.no_grad():
+            assert raw is not None
+            belief, outcome = Belief(raw, raw), batch.one_step.next_observations.long().reshape(-1, 1)  # type: ignore[union-attr]
+            if c.learns_world_model:
+                prediction = policy.world_model.predict(belief, policy.encode(batch.one_step.actions))
+                losses, samples = world_model_losses(policy, batch, prediction, outcome)
+                update.transition_loss = losses["transition_loss"].item()
+                alive += samples.values()
+                update.error, update.gain = place(samples["prediction_error"]), place(samples["information_gain"])
+            if "epistemic" in policy.term_names:
+                same = batch.n_step.rewards is batch.one_step.rewards
+                later = [batch.one_step, *([] if same else [batch.n_step])]
+                nexts = th.cat([policy.extract_features(part.next_observations) for part in later])
+                gains = [policy.world_model.gains_of_actions(Belief(part, part)) for part in (raw, nexts)]
+                alive += gains
+                update.known, update.known_next = map(place, gains)
+
+    def _weigh(self, batch: Batch, c: Coefficients, place: Any, alive: list[Any]) -> None:
+        """
+        Draw the noise of the policy at the next states, and let the terms of the EFE say what they cost, in the order of the
+        eager step.
+
+        :param batch: transitions
+        :param c: numbers of the step
+        :param place: where a tensor lies
+        :param alive: what has to live until the step is done
+        """
+        policy, plan = self.eager.policy, self.plan
+        assert plan is not None
+        update, one_step = plan.update, batch.one_step
+        if policy.action_model.reads_actions:
+            n_next = update.batch * (1 if batch.n_step.rewards is one_step.rewards else 2)
+            alive.append(noise := th.randn(n_next, update.n_actions))
+            update.next_noise = noise.data_ptr()
+        transition = None
+        for head, term, source, weight in zip(
+            plan.heads, policy.terms.values(), plan.sources, c.head_weights.tolist(), strict=True
+        ):
+            head.weight, head.discount = weight, c.gamma if term.discount is None else term.discount
+            # Novelty is a negative cost
+            head.sign = -term.sign if source == Source.NOVELTY else term.sign
+            if source != Source.COST:
+                continue
+            if transition is None:
+                transition = Transition(
+                    *(
+                        one_step.observations,
+                        policy.encode(one_step.actions),
+                        one_step.next_observations,
+                        one_step.rewards,
+                        one_step.dones,
+                    ),
+                    *(batch.log_preference, batch.has_successor, None, None),
+                )
+            with th.no_grad():
+                alive.append(cost := term.cost(transition))
+            head.cost = place(cost)
+        update.pessimism, update.target_entropy = policy.pessimism.item(), c.target_entropy.item()
+        update.bootstrap_entropy, update.precision_learns = c.bootstrap_entropy, c.learns_precision
+        update.transitions_learn, update.policy_learns = c.learns_world_model, c.learns_policy
+
+    def _shape_extractor(self, raw: th.Tensor, of_raw: th.Tensor, alive: list[Any]) -> None:
+        """
+        :param raw: features as extracted
+        :param of_raw: their gradient
+        :param alive: what has to live until the step is done
+        """
+        plan = self.plan
+        assert plan is not None
+        found = th.autograd.grad(raw, plan.learned_extractor, of_raw, allow_unused=True)
+        for i, (parameter, gradient) in enumerate(zip(plan.learned_extractor, found, strict=True), plan.first_of_extractor):
+            row = plan.tensors[i]
+            row.group = Group.FROZEN if gradient is None else Group.VALUES
+            parameter.grad = None if gradient is None else gradient.contiguous()
+            row.gradient = None if parameter.grad is None else parameter.grad.data_ptr()
+
+    def _optimize(self, c: Coefficients, lib: ctypes.CDLL) -> None:
+        """
+        :param c: numbers of the step
+        :param lib: the library
+        """
+        plan, policy = self.plan, self.eager.policy
+        assert plan is not None
+        optimize, learns_model = plan.optimize, c.learns_world_model and policy.world_model.net is not None
+        learns_precision = c.learns_policy and c.learns_precision and policy.log_precision.requires_grad
+        optimize.learns[:] = 1, c.learns_policy, learns_model, learns_precision, 0
+        optimize.max_norm = float("inf") if c.max_grad_norm is None else c.max_grad_norm
+        optimize.tau, optimize.averaging_rate = c.tau or 0.0, c.averaging_rate
+        lib.optimize(ctypes.byref(optimize))
+        if policy.extracts_nothing:
+            return
+        followers = [policy.features_extractor_average, *([] if c.tau is None else [policy.features_extractor_target])]
+        with th.no_grad():
+            for follower in followers:  # Such as the statistics of batch norm
+                for buffer, copied in zip(policy.features_extractor.buffers(), follower.buffers(), strict=True):
+                    copied.copy_(buffer)

@@ -1,0 +1,58 @@
+"""Where a result comes from: commit, versions, processor, date and command."""
+
+import datetime
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("sb3_dai", "stable-baselines3", "sb3-contrib", "rl-zoo3", "gymnasium", "torch", "numpy")
+
+
+def commit() -> str:
+    """
+    :return: of the repository that this file is in, with a plus where tracked files differ from it; "unknown" elsewhere
+    """
+    folder = Path(__file__).parent
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # Results are written while others are made, and do not change what is run
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "../sb3_dai", "../hyperparams", "../scripts")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def processor() -> str:
+    """
+    :return: name of the processor and its family, which rounding depends on
+    """
+    facts: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), value.strip())
+    except OSError:
+        return platform.processor() or platform.machine()
+    name, *numbers = (facts.get(key, "?") for key in ("model name", "cpu family", "model"))
+    return f"{name}, family {numbers[0]}, model {numbers[1]}"
+
+
+def provenance() -> dict[str, Any]:
+    """
+    :return: what a result file says of its origin
+    """
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    return {"commit": commit(), "versions": versions, "processor": processor(), "date": today, "command": command}
