@@ -47,8 +47,7 @@ class DAIPolicy(BaseDAIPolicy):
         2018, arXiv:1806.03335), so that members disagree where there is no data; 0 for none
     :param novelty: What the epistemic term is about: "information_gain", or the ensemble's "variance" whatever the noise
     :param transition_delay: The world model learns once every so many gradient steps, and with it the heads of the terms that
-        read its prediction. ``None`` is every fourth one for ``Box`` actions and
-        for images, and each one for others.
+        read its prediction. ``None`` is every fourth one for ``Box`` actions and for ``NatureCNN``, and each one for others.
     :param n_critics: Number of critics
     :param lookahead: Whether the ensemble is asked for the novelty of every action of a ``Discrete`` space, tried or not, so
         that the critics learn only what comes after. It costs twice a forward pass of the ensemble for each action.
@@ -123,9 +122,8 @@ class DAIPolicy(BaseDAIPolicy):
         self.bootstrap_share = bootstrap_share
         self.prior_scale = prior_scale
         self.novelty = novelty
-        # With Box actions and images most of the arithmetic of a gradient step is the world model's, and no task that was
-        # measured needed all of it
-        by_default = 4 if isinstance(action_space, spaces.Box) or features_extractor_class in (NatureCNN, SmallCNN) else 1
+        # With Box actions and large images most of the arithmetic of a gradient step is the world model's
+        by_default = 4 if isinstance(action_space, spaces.Box) or features_extractor_class is NatureCNN else 1
         self.transition_delay = by_default if transition_delay is None else transition_delay
         self.n_critics = n_critics
         self.lookahead = lookahead
