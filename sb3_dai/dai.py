@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorch
 from sb3_dai import legacy
 from sb3_dai.acceleration import ChosenStep, one_thread
 from sb3_dai.checks import SUPPORTED_ACTIONS, check_arguments, check_log_prob, check_spaces
-from sb3_dai.efe import EpistemicTerm, PredictionErrorTerm, PreferenceTerm, Term
+from sb3_dai.efe import EpistemicTerm, PredictionErrorTerm, PreferenceTerm, Term, check_terms
 from sb3_dai.learning.batch import Batch, end_returns, sample_transitions
 from sb3_dai.learning.coefficients import Coefficients, Hyperparameters, coefficients_at
 from sb3_dai.learning.observations import check_step, last_observations
@@ -228,7 +228,7 @@ class DAI(CrashSafeSaving):
         # SB3 overwrites these, and the terms are not the user's. A loaded model must find what the user asked for
         asked = self.replay_buffer_class, self.replay_buffer_kwargs, self.policy_kwargs
         self.replay_buffer_kwargs = dict(self.replay_buffer_kwargs)
-        self.policy_kwargs = {**self.policy_kwargs, "terms": [*self._terms(), *self.policy_kwargs.get("terms", ())]}
+        self.policy_kwargs = {**self.policy_kwargs, "terms": self._terms()}
         super()._setup_model()
         self.replay_buffer_class, self.replay_buffer_kwargs, self.policy_kwargs = asked
         self.term_names = [*self.policy.term_names]
@@ -238,12 +238,13 @@ class DAI(CrashSafeSaving):
         self._step = ChosenStep(self.update_step_class(self.policy))
 
     def _terms(self) -> list[Term]:
-        """
-        :return: the terms of the EFE that are not off
-        """
+        """Make the terms of the EFE that are not off, the user's last."""
         novelty = self.policy_kwargs.get("novelty", "information_gain")
-        terms = PreferenceTerm(self.preference_weight), EpistemicTerm(self.epistemic_weight, novelty=novelty)
-        return [term for term in (*terms, PredictionErrorTerm(self.prediction_error_weight)) if not term.is_off]
+        own = PreferenceTerm(self.preference_weight), EpistemicTerm(self.epistemic_weight, novelty=novelty)
+        given = check_terms(self.policy_kwargs.get("terms") or [])
+        # The user's may not have the name of one of DAI's own, even of one that is off
+        terms = check_terms([*own, PredictionErrorTerm(self.prediction_error_weight), *given])
+        return [term for term in terms if not term.is_off]
 
     @property
     def backend(self) -> str:

@@ -13,16 +13,19 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_dai.actions import make_action_model
 
+ENTROPY = "give target_entropy, a number in nats or a schedule such as LinearSchedule(0.7, 0.2, 0.5)"
+
 RENAMED = {
-    "compile": 'backend="compile" (or "auto", the default)',
-    "use_sde": "nothing: gSDE is not supported. action_noise adds noise to Box actions",
-    "exploration_fraction": "target_entropy, a number in nats or a schedule such as LinearSchedule(0.7, 0.2, 0.5)",
-    "exploration_initial_entropy": "target_entropy, a number in nats or a schedule such as LinearSchedule(0.7, 0.2, 0.5)",
-    "exploration_final_entropy": "target_entropy, a number in nats or a schedule such as LinearSchedule(0.7, 0.2, 0.5)",
-    "transition_delay": "policy_kwargs=dict(transition_delay=...)",
-    "action_precision": "policy_kwargs=dict(action_precision=...)",
-    "epistemic_gamma": "gamma, for all terms of the expected free energy",
+    "compile": 'give backend="compile" (or "auto", the default)',
+    "use_sde": "leave it out, since gSDE is not supported; action_noise adds noise to Box actions",
+    "exploration_fraction": ENTROPY,
+    "exploration_initial_entropy": ENTROPY,
+    "exploration_final_entropy": ENTROPY,
+    "transition_delay": "give policy_kwargs=dict(transition_delay=...)",
+    "action_precision": "give policy_kwargs=dict(action_precision=...)",
+    "epistemic_gamma": "give gamma, for all terms of the expected free energy",
 }
+"""Arguments of version 0.1, and what to do instead."""
 
 HEADS = ("extrinsic", "epistemic", "prediction_error")
 """Those that the critics of version 0.1 always had."""
@@ -53,7 +56,7 @@ def check_renamed(given: dict[str, Any]) -> None:
     """
     for name, value in given.items():
         if name in RENAMED:
-            raise ValueError(f"{name}={value!r} is no argument any more: give {RENAMED[name]}")
+            raise ValueError(f"{name}={value!r} is no argument any more: {RENAMED[name]}")
         raise TypeError(f"DAI.__init__() got an unexpected keyword argument {name!r}")
 
 
@@ -71,18 +74,27 @@ def upgrade(data: dict[str, Any]) -> list[str] | None:
     data.pop("entropy_schedule", None)
     options = {"action_precision": data.pop("action_precision"), "transition_delay": data.pop("transition_delay")}
     wanted = {name: value for name, value in options.items() if value not in (None, 1.0)}
-    data["policy_kwargs"] = {**data.get("policy_kwargs", {}), **wanted}
-    if data["policy_kwargs"].get("greedy") == "habit":
-        data["policy_kwargs"]["greedy"] = "policy"
+    data["policy_kwargs"] = upgrade_policy({**data.get("policy_kwargs", {}), **wanted})
     data.pop("epistemic_gamma")
-    data.setdefault("backend", "compile" if data.pop("compile") else "auto")
-    if share != (0.7, 0.2, 0.5) and not isinstance(data["action_space"], spaces.Box):
+    # The constructor's defaults, unless another value was given to `load`: the saved model had no such arguments
+    for name in ("backend", "target_entropy"):
+        data.setdefault(name, "auto")
+    if data.pop("compile") and data["backend"] == "auto":
+        data["backend"] = "compile"
+    if share != (0.7, 0.2, 0.5) and not isinstance(data["action_space"], spaces.Box) and data["target_entropy"] == "auto":
         most = make_action_model(data["action_space"]).max_entropy
-        data.setdefault("target_entropy", LinearSchedule(share[0] * most, share[1] * most, share[2]))
-    data.setdefault("target_entropy", "auto")
+        data["target_entropy"] = LinearSchedule(share[0] * most, share[1] * most, share[2])
     scale = vars(data["preference"]).pop("scale", 1.0)
     data["preference_weight"] *= scale
     return [*HEADS]
+
+
+def upgrade_policy(arguments: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param arguments: of a policy
+    :return: those of this version
+    """
+    return {**arguments, "greedy": "policy"} if arguments.get("greedy") == "habit" else arguments
 
 
 @contextlib.contextmanager

@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_dai import legacy
-from sb3_dai.efe import Term
+from sb3_dai.efe import Term, check_terms
 from sb3_dai.nets.ensembles import EnsembleMLP
-from sb3_dai.nets.extractors import copy_of, has_modes, materialize
+from sb3_dai.nets.extractors import copy_of, has_modes, is_lazy, materialize
 from sb3_dai.nets.preprocessing import extractor_inputs
 from sb3_dai.nets.statistics import RunningNorm
 from sb3_dai.saving import CrashSafePolicy
@@ -66,9 +66,7 @@ class BaseDAIPolicy(CrashSafePolicy):
         :param terms: of the EFE
         :raises ValueError: if two terms share a name, or the extractor cannot read the observations
         """
-        names = [term.name for term in terms]
-        if len(set(names)) < len(names):
-            raise ValueError(f"terms={names}: give each term of the EFE a name of its own")
+        names = [term.name for term in check_terms(terms)]
         self.log_precision = nn.Parameter(th.zeros(1))
         self.log_epistemic_weight = nn.Parameter(th.zeros(1))
         self.action_dtype = th.as_tensor(np.empty(0, self.action_space.dtype)).dtype
@@ -112,9 +110,10 @@ class BaseDAIPolicy(CrashSafePolicy):
             )
         try:
             extractor = self.make_features_extractor()
-            # A copy of the space, whose generator may move on
-            sample, _ = self.obs_to_tensor(copy.deepcopy(self.observation_space).sample())
-            materialize(extractor, extractor_inputs(sample, self.observation_space, self.normalize_images))
+            if is_lazy(extractor):  # Gymnasium cannot draw from every space that the nets can read
+                # A copy of the space, whose generator may move on
+                sample, _ = self.obs_to_tensor(copy.deepcopy(self.observation_space).sample())
+                materialize(extractor, extractor_inputs(sample, self.observation_space, self.normalize_images))
             return extractor
         # Too small an image for convolutions, or a key of a dictionary that torch does not allow as the name of a module
         except (RuntimeError, KeyError) as error:
@@ -174,8 +173,8 @@ class BaseDAIPolicy(CrashSafePolicy):
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> th.Tensor:
         """
-        As SB3's, but without checks of vectors and numbers, which take as long as a layer of the nets. An extractor that is not SB3's own
-        gets a copy: it may work in place, and several extractors read the same batch.
+        As SB3's, but without checks of vectors and numbers, which take as long as a layer of the nets. An extractor that is
+        not SB3's own gets a copy: it may work in place, and several extractors read the same batch.
 
         :param obs: observations
         :param features_extractor: the extractor to use, ``self.features_extractor`` by default

@@ -18,6 +18,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
+from stable_baselines3.common.utils import get_device
 
 from sb3_dai import legacy
 from sb3_dai.files import atomic_write, write_json
@@ -25,6 +26,7 @@ from sb3_dai.files import atomic_write, write_json
 __all__ = ["CrashSafePolicy", "CrashSafeSaving", "atomic_write", "write_json"]
 
 SelfCrashSafeSaving = TypeVar("SelfCrashSafeSaving", bound="CrashSafeSaving")
+SelfCrashSafePolicy = TypeVar("SelfCrashSafePolicy", bound="CrashSafePolicy")
 
 
 def _saved_by(data: Any) -> str:
@@ -286,6 +288,22 @@ class CrashSafePolicy(BasePolicy):
     """
     Policy whose file is written atomically. Arguments are those of ``BasePolicy``.
     """
+
+    @classmethod
+    def load(cls: type[SelfCrashSafePolicy], path: str, device: th.device | str = "auto") -> SelfCrashSafePolicy:
+        """
+        Load a policy that was saved alone, also by version 0.1.
+
+        :param path: path to the file (or a file-like)
+        :param device: Device on which the policy should be loaded.
+        :return: the policy
+        """
+        device = get_device(device)
+        with legacy.old_modules():
+            saved = th.load(path, map_location=device, weights_only=False)
+        policy = cls(**legacy.upgrade_policy(saved["data"]))
+        policy.load_state_dict(saved["state_dict"])
+        return policy.to(device)
 
     def save(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """

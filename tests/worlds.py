@@ -178,3 +178,44 @@ class NoisyWalk(gym.Env):
         self.t += 1
         self.state = int(self.np_random.integers(2, 5)) if (self.state, action) == (0, 1) else int(self.state == 0)
         return self.state, 0.0, False, self.t == 10, {}
+
+
+class ScriptedEnv(gym.Env):
+    """Observes noise and rewards 1, but for the numbered steps of a script; episodes have ten steps. Step 0 is a reset."""
+
+    action_space = TWO
+
+    def __init__(self, observations=None, rewards=None, as_dict=False, cut_off=False):
+        self.observations, self.rewards, self.cut_off = observations or {}, rewards or {}, cut_off
+        box = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        self.as_dict = as_dict
+        self.observation_space = spaces.Dict(a=VECTOR, b=box) if as_dict else box
+        self.count = 0
+
+    def observe(self, step):
+        noise = self.np_random.normal(size=3).astype(np.float32)
+        if step in self.observations:
+            noise[1] = self.observations[step]
+        return {"a": np.zeros(3, np.float32), "b": noise} if self.as_dict else noise
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observe(f"reset after {self.count}"), {}
+
+    def step(self, action):
+        self.count += 1
+        done = self.count % 10 == 0
+        reward = self.rewards.get(self.count, 1.0)
+        return self.observe(self.count), reward, done and not self.cut_off, done and self.cut_off, {}
+
+
+class SpaceEnv(gym.Env):
+    """Has nothing but its spaces."""
+
+    def __init__(self, observation_space=VECTOR, action_space=TWO):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed=None, options=None):
+        raise AssertionError("no model should have come this far")
+
+    step = reset

@@ -1,5 +1,6 @@
 """A gradient step whose losses are compiled by torch: traced from the eager one, and so the same by construction."""
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -47,10 +48,14 @@ class CompiledStep:
         return loss, self.eager.summary(loss, losses, samples, coefficients)
 
     def __call__(self, batch: Batch, coefficients: Coefficients) -> Metrics:
+        if self.failure is not None:
+            return self.eager(batch, coefficients)
         try:
             if self.compiled is None:  # Importing the compiler takes seconds
+                # Torch keeps a few graphs of each code object, which would be those of the first agents of a process
+                losses = types.FunctionType(CompiledStep._losses.__code__.replace(), globals())
                 # Random numbers are torch's own, so that a seed means the same as in the eager step
-                self.compiled = th.compile(self._losses, dynamic=False, options={"fallback_random": True})
+                self.compiled = th.compile(types.MethodType(losses, self), dynamic=False, options={"fallback_random": True})
             loss, metrics = self.compiled(batch, coefficients)
         # Whatever keeps a compiler from its work: there is none, or a net of the user's branches on values
         except Exception as error:

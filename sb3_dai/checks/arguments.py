@@ -61,7 +61,9 @@ def check_policy_arguments(policy: Any) -> None:
     if policy.lookahead and not isinstance(space, spaces.Discrete):
         raise ValueError(f"lookahead=True asks about each action of a Discrete space, not of {space}: leave it out")
     if policy.greedy == "habit":
-        raise ValueError('greedy="habit" is called "policy" now: the most probable action under the policy net as it is')
+        raise ValueError(
+            "greedy='habit' has another name now: choose \"policy\", the most probable action under the policy net as it is"
+        )
     check_choice("greedy", policy.greedy, "average", "policy", "extrinsic")
     check_number("deliberation", policy.deliberation, low=0, high=1)
     if policy.deliberation > 0.0 and isinstance(space, spaces.Box):

@@ -113,3 +113,17 @@ class Term(nn.Module):
         if self.elsewhere is None:
             return targets.bootstrapped_efe(cost, terminated, discount, next_efe)
         return targets.continuing_efe(cost, terminated, discount, next_efe, self.elsewhere(next_efe))
+
+
+def check_terms(terms: Any) -> list[Term]:
+    """
+    :param terms: the argument
+    :return: the same as a list
+    :raises ValueError: if they are no terms, or two of them share a name
+    """
+    if not isinstance(terms, list | tuple) or not all(isinstance(term, Term) for term in terms):
+        raise ValueError(f"terms={terms!r}: give a list of objects of classes derived from sb3_dai.efe.Term")
+    names = [term.name for term in terms]
+    if len(set(names)) < len(names):
+        raise ValueError(f"terms={names}: give each term of the EFE a name of its own")
+    return [*terms]

@@ -64,16 +64,23 @@ def copy_of(extractor: BaseFeaturesExtractor) -> BaseFeaturesExtractor:
     return copied.requires_grad_(False).train(False)
 
 
+def is_lazy(extractor: BaseFeaturesExtractor) -> bool:
+    """
+    :param extractor: any
+    :return: whether it has lazy layers, whose parameters do not exist before it has run once
+    """
+    return any(nn.parameter.is_lazy(tensor) for tensor in (*extractor.parameters(), *extractor.buffers()))
+
+
 @th.no_grad()
 def materialize(extractor: BaseFeaturesExtractor, inputs: th.Tensor | dict[str, th.Tensor]) -> None:
     """
-    Run an extractor once if it has lazy layers, whose parameters do not exist before that.
+    Run an extractor once if it has lazy layers.
 
     :param extractor: any
     :param inputs: a preprocessed batch of one observation
     """
-    parameters = [*extractor.parameters(), *extractor.buffers()]
-    if any(nn.parameter.is_lazy(parameter) for parameter in parameters):
+    if is_lazy(extractor):
         mode = extractor.training
         extractor.train(False)(inputs)
         extractor.train(mode)

@@ -1,6 +1,7 @@
-"""The compiled update does what the update does. Each graph takes the compiler several seconds, so there are few here."""
+"""The compiled step is the eager step. Each graph takes the compiler many seconds, so there are few here."""
 
 import copy
+import logging
 import shutil
 import warnings
 
@@ -12,14 +13,21 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch._dynamo.utils import counters
 
 from sb3_dai import DAI
-from sb3_dai.native_update import NativeUpdate
-from sb3_dai.products import WIDE
+from sb3_dai.acceleration.compiled import PAYS_FROM, CompiledStep
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
 
-def trained(compile, env, steps=20, **kwargs):
-    return make(env, seed=3, compile=compile, **kwargs).learn(50 + steps, log_interval=1000)
+@pytest.fixture(autouse=True)
+def quiet():
+    """What torch's compiler says of graphs that it has to break."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def trained(backend, env, steps=20, **kwargs):
+    return make(env, seed=3, backend=backend, **kwargs).learn(50 + steps, log_interval=1000)
 
 
 def assert_alike(one, other):
@@ -33,21 +41,19 @@ def assert_alike(one, other):
 
 
 @needs_compiler
-def test_compiled_update_is_the_update():
-    kwargs = dict(net_arch=[16], bootstrap_share=0.5, features_extractor_class=Normalised)
+def test_compiled_step_is_the_eager_step():
+    kwargs = dict(net_arch=[16], bootstrap_share=0.5, features_extractor_class=Normalised, transition_delay=2)
     models = []
-    for compile in (False, True):
+    for backend in ("eager", "compile"):
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="compile=True")
-            models.append(trained(compile, "CartPole-v1", n_steps=3, transition_delay=2, policy_kwargs=kwargs))
+            warnings.filterwarnings("error", message="Gradient steps by")
+            models.append(trained(backend, "CartPole-v1", n_steps=3, policy_kwargs=kwargs))
+        assert models[-1].backend == backend
     assert_alike(*models)
     model = models[1]
-    assert len(model._compiled_update.graphs) == 2, "once with the transition net, once without"
-    assert counters["inductor"]["fxgraph_cache_bypass"] == 0, "another process will find it"
-    assert models[0]._compiled_update.graphs == {}, "never unless asked for"
 
     # Loading replaces Adam's state, and what never learned has none
-    never = make("CartPole-v1", seed=4, n_steps=3, transition_delay=2, policy_kwargs=kwargs)
+    never = make("CartPole-v1", seed=4, n_steps=3, policy_kwargs=kwargs)
     for source in (models[0], never):
         parameters = copy.deepcopy(source.get_parameters())
         for each in models:
@@ -58,14 +64,7 @@ def test_compiled_update_is_the_update():
         assert_alike(*models)
         steps = [[int(state["step"]) for state in each.policy.optimizer.state.values()] for each in models]
         assert steps[0] == steps[1] and max(steps[0]) == (2 if source is never else 22)
-
-    # A copy has its own nets
-    twin = copy.deepcopy(model)
-    before = [parameter.detach().clone() for parameter in model.policy.parameters()]
-    assert twin._compiled_update.graphs == {} and twin._compiled_update.model is twin
-    twin.train(gradient_steps=1, batch_size=32)
-    assert all(map(th.equal, before, model.policy.parameters()))
-    assert not all(map(th.equal, before, twin.policy.parameters()))
+    assert model.backend == "compile"
 
     # What is not finite reaches nothing but the running statistics
     model.replay_buffer.rewards[:] = float("nan")
@@ -78,53 +77,59 @@ def test_compiled_update_is_the_update():
 
 
 @needs_compiler
-@pytest.mark.parametrize(
-    ("net_arch", "batch_size"), [([16], 32), pytest.param([256, 256], WIDE // 256**2, marks=pytest.mark.slow)]
-)
-def test_another_optimizer_stays_outside(net_arch, batch_size):
-    """Random numbers, those of Box actions, are the same in both; so are products of wide matrices."""
-    policy_kwargs = dict(net_arch=net_arch, optimizer_class=th.optim.RMSprop)
-    kwargs = dict(policy_kwargs=policy_kwargs, target_update_interval=3, batch_size=batch_size)
-    plain, compiled = (trained(compile, "Pendulum-v1", steps=8, **kwargs) for compile in (False, True))
-    assert len(compiled._compiled_update.graphs) == 1
+def test_any_optimizer_follows_the_compiled_losses():
+    """Random numbers, those of Box actions, are the same in both."""
+    kwargs = dict(policy_kwargs=dict(net_arch=[16], optimizer_class=th.optim.RMSprop), target_update_interval=3)
+    plain, compiled = (trained(backend, "Pendulum-v1", steps=8, **kwargs) for backend in ("eager", "compile"))
+    assert compiled.backend == "compile"
     assert_alike(plain, compiled)
 
 
-@pytest.mark.parametrize("reason", ["no compiler", "branches on values"])
-def test_without_a_compiler_training_goes_on_with_one_warning(reason, monkeypatch):
-    monkeypatch.setattr(NativeUpdate, "_is_ready", lambda self: False)
-    kwargs = {}
-    if reason == "no compiler":
+def test_without_a_compiler_training_goes_on_with_one_warning(monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no compiler here\nand a long story")
 
-        def fail(*args, **kwargs):
-            raise RuntimeError("no compiler here\nand a long story")
-
-        monkeypatch.setattr("torch.fx.experimental.proxy_tensor.make_fx", fail)
-    else:
-        kwargs["policy_kwargs"] = dict(net_arch=[16], features_extractor_class=Branching)
-    with pytest.warns(UserWarning, match="compile=True: training goes on without it, because of") as caught:
-        compiled = trained(True, "CartPole-v1", **kwargs)
-    assert len([w for w in caught if "compile=True" in str(w.message)]) == 1
-    assert_alike(trained(False, "CartPole-v1", **kwargs), compiled)
+    monkeypatch.setattr(th, "compile", lambda function, **kwargs: fail)
+    with pytest.warns(UserWarning, match="eager backend; not compiled, because of RuntimeError: no compiler here") as caught:
+        compiled = trained("compile", "CartPole-v1")
+    assert len([w for w in caught if "Gradient steps" in str(w.message)]) == 1
+    assert compiled.backend == "eager"
+    assert_alike(trained("eager", "CartPole-v1"), compiled)
 
 
-def test_without_a_wrapper_in_cpp_the_kernels_are_called_from_python(monkeypatch):
-    monkeypatch.setattr(NativeUpdate, "_is_ready", lambda self: False)
-    wrappers = []
+def test_a_compiler_that_failed_is_not_asked_again(monkeypatch):
+    asked = []
 
-    def compile_fx(graph, inputs):
-        """As of a torch that cannot: what it gives back is not compiled, and runs."""
-        wrappers.append(th._inductor.config.cpp_wrapper)
-        if wrappers[-1]:
-            raise AssertionError("doesn't match mode")
-        return graph
+    def fail(*args, **kwargs):
+        asked.append(args)
+        raise RuntimeError
 
-    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", compile_fx)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="compile=True")
-        compiled = trained(True, "CartPole-v1")
-    assert wrappers == [True, False] and len(compiled._compiled_update.graphs) == 1
-    assert_alike(trained(False, "CartPole-v1"), compiled)
+    monkeypatch.setattr(th, "compile", lambda function, **kwargs: fail)
+    with pytest.warns(UserWarning, match="not compiled, because of RuntimeError"):
+        trained("compile", "CartPole-v1", gradient_steps=3)
+    assert len(asked) == 1
+
+
+def test_each_agent_has_its_own_graphs(monkeypatch):
+    """Torch keeps eight of each code object: two for each of five agents, of which one is a copy, are more."""
+    compile = th.compile
+    monkeypatch.setattr(th, "compile", lambda function, **kwargs: compile(function, backend="eager", dynamic=False))
+    for seed in range(4):
+        kwargs = dict(policy_kwargs=dict(net_arch=[8 + seed], transition_delay=2), backend="compile")
+        model = make("CartPole-v1", seed=seed, **kwargs).learn(54)
+    twin = copy.deepcopy(model)
+    before = [parameter.detach().clone() for parameter in model.policy.parameters()]
+    counters.clear()
+    twin.train(gradient_steps=4, batch_size=32)
+    assert counters["stats"]["unique_graphs"] == 2, "once with the world model, once without"
+    assert all(map(th.equal, before, model.policy.parameters()))
+    assert not all(map(th.equal, before, twin.policy.parameters()))
+
+
+@pytest.mark.parametrize(("n_left", "pays"), [(PAYS_FROM - 1, False), (PAYS_FROM, True)])
+def test_compiling_pays_in_long_trainings_alone(n_left, pays):
+    model = make("CartPole-v1", backend="auto", buffer_size=10)
+    assert CompiledStep(model._step.eager).pays(n_left) == pays
 
 
 class Normalised(FlattenExtractor):
@@ -138,15 +143,9 @@ class Normalised(FlattenExtractor):
         return self.norm(super().forward(observations))
 
 
-class Branching(FlattenExtractor):
-    def forward(self, observations):
-        features = super().forward(observations)
-        return features if features.mean() > 0 else features * 2.0
-
-
-def test_compile_is_saved_and_checked(tmp_path):
-    make(compile=True).save(tmp_path / "model")
-    assert DAI.load(tmp_path / "model", device="cpu").compile
-    assert not DAI.load(tmp_path / "model", device="cpu", compile=False).compile
-    with pytest.raises(ValueError, match="compile='yes'"):
-        make(compile="yes")
+def test_backend_is_saved_and_checked(tmp_path):
+    make(backend="compile").save(tmp_path / "model")
+    assert DAI.load(tmp_path / "model", device="cpu").backend == "compile"
+    assert DAI.load(tmp_path / "model", device="cpu", backend="eager").backend == "eager"
+    with pytest.raises(ValueError, match="backend='yes'"):
+        make(backend="yes")

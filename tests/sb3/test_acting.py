@@ -1,4 +1,4 @@
-"""Which actions are taken: by the averaged policy, the habit, the extrinsic value alone or the expected free energy."""
+"""Which actions are taken: by the averaged policy net, by the net as it is, or by the values."""
 
 import copy
 import math
@@ -12,15 +12,21 @@ from torch.nn.utils import parameters_to_vector
 from worlds import BOX, DISCRETE, N_ACTIONS, Chain, SampledEnv
 
 from sb3_dai.dai import DAI
+from sb3_dai.learning.step import EagerStep
 
-# -- Acting without curiosity
+# ----- Acting without curiosity -----
 
 
 @action_spaces("discrete", "multi-discrete")
 def test_greedy_actions_are_the_best_by_the_extrinsic_value(tmp_path, action_space):
-    model = make(SampledEnv(action_space=action_space), policy_kwargs=dict(net_arch=[16], greedy="extrinsic"), seed=0)
+    model = make(
+        SampledEnv(action_space=action_space),
+        policy_kwargs=dict(net_arch=[16], greedy="extrinsic"),
+        prediction_error_weight=1.0,
+        seed=0,
+    )
     policy, net = model.policy, model.policy.value_net
-    # G of the extrinsic, epistemic and surprise parts, for each choice and option; one option of the first does not exist
+    # Terms of G for each choice and option, the extrinsic one first; one option of the first choice does not exist
     table = th.tensor([[[3.0, 2.0, -9.0], [2.0, 1.0, 3.0]], [[-9.0, 9.0, 0.0]] * 2, [[-9.0, 9.0, 0.0]] * 2])
     n_choices = 1 if action_space == DISCRETE else 2
     net.layers[-1].weight.data.zero_()
@@ -33,31 +39,31 @@ def test_greedy_actions_are_the_best_by_the_extrinsic_value(tmp_path, action_spa
     loaded = type(policy).load(tmp_path / "policy", device="cpu")
     assert loaded.greedy == "extrinsic"
     np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], expected)
-    # Samples are the habit's as ever
+    # Samples are the policy net's as ever
     actions = policy.predict(np.zeros((200, 3), np.float32), deterministic=False)[0]
     assert len(np.unique(actions, axis=0)) == (3 if action_space == DISCRETE else 6)
-    policy.greedy = "habit"
-    habit = policy.habit(policy.features(th.zeros(4, 3))).log_prob.argmax(dim=-1).squeeze(1)
-    np.testing.assert_array_equal(policy.predict(obs, deterministic=True)[0], habit)
+    policy.greedy = "policy"
+    most_probable = policy.posterior(policy.belief(th.zeros(4, 3))).log_prob.argmax(dim=-1).squeeze(1)
+    np.testing.assert_array_equal(policy.predict(obs, deterministic=True)[0], most_probable)
 
 
 @pytest.mark.parametrize(("pessimism", "expected"), [(1.0, 1), (0.0, 0)])
-def test_greedy_actions_heed_the_worst_value_net_as_far_as_pessimism_goes(pessimism, expected):
+def test_greedy_actions_heed_the_worst_critic_as_far_as_pessimism_goes(pessimism, expected):
     model = make(SampledEnv(), policy_kwargs=dict(net_arch=[16], greedy="extrinsic"), pessimism=pessimism, seed=0).learn(60)
     net = model.policy.value_net
     net.layers[-1].weight.data.zero_()
     # The first action costs 0 and 4, 2 on average, the second 3 by both
-    net.layers[-1].bias.data[:] = th.tensor([[0.0, 3.0, 9.0], [4.0, 3.0, 9.0]]).repeat(1, 3).reshape_as(net.layers[-1].bias)
+    net.layers[-1].bias.data[:] = th.tensor([[0.0, 3.0, 9.0], [4.0, 3.0, 9.0]]).repeat(1, 2).reshape_as(net.layers[-1].bias)
     assert set(model.predict(np.zeros((4, 3), np.float32), deterministic=True)[0]) == {expected}
 
 
-def test_greedy_boxes_heed_the_worst_value_net_as_far_as_pessimism_goes(monkeypatch):
+def test_greedy_boxes_heed_the_worst_critic_as_far_as_pessimism_goes(monkeypatch):
     space = spaces.Box(-1.0, 1.0, (1,), np.float32)
     policy = make(SampledEnv(action_space=space), policy_kwargs=dict(net_arch=[16], greedy="extrinsic"), seed=0).policy
 
     def cost(inputs):
         action = inputs[:, 3:]
-        return th.stack([3.0 * action.expand(-1, 3), -action.expand(-1, 3)])
+        return th.stack([3.0 * action.expand(-1, 2), -action.expand(-1, 2)])
 
     monkeypatch.setattr(policy.value_net, "forward", cost)
     obs = np.zeros((20, 3), np.float32)
@@ -73,39 +79,37 @@ def test_greedy_boxes_are_the_best_of_their_candidates(monkeypatch, tmp_path):
     space = spaces.Box(-1.0, 1.0, (2,), np.float32)
     policy = make(SampledEnv(action_space=space), policy_kwargs=dict(net_arch=[16], greedy="extrinsic"), seed=0).policy
 
-    def cost(inputs):  # lowest at the first two features; the other parts would have it elsewhere
+    def cost(inputs):  # lowest at the first two features; the other term would have it elsewhere
         distance = (inputs[:, 3:] - inputs[:, :2]).square().sum(dim=1)
-        return th.stack([distance, -9.0 * distance, -9.0 * distance], dim=1).expand(2, -1, -1)
+        return th.stack([distance, -9.0 * distance], dim=1).expand(2, -1, -1)
 
     policy.save(tmp_path / "policy")
     obs = np.array([[0.5, -0.5, 0.0], [-0.5, 0.5, 0.0]] * 10, np.float32)
     for one in (policy, type(policy).load(tmp_path / "policy", device="cpu")):
         monkeypatch.setattr(one.value_net, "forward", cost)
         distances = {}
-        for one.greedy in ("habit", "extrinsic"):
+        for one.greedy in ("policy", "extrinsic"):
             distances[one.greedy] = ((one.predict(obs, deterministic=True)[0] - obs[:, :2]) ** 2).sum(axis=1)
         # Never worse than the median, which is a candidate, and near the best in most states
-        assert (distances["extrinsic"] <= distances["habit"] + 1e-6).all()
-        assert np.median(distances["extrinsic"]) < 0.1 < np.median(distances["habit"])
+        assert (distances["extrinsic"] <= distances["policy"] + 1e-6).all()
+        assert np.median(distances["extrinsic"]) < 0.1 < np.median(distances["policy"])
 
 
-# -- Acting on the average of the policy
+# ----- Acting on the average of the policy net -----
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_the_policy_is_averaged_over_training(monkeypatch, compiled):
+def test_the_policy_is_averaged_over_training(monkeypatch):
     policy_kwargs = dict(net_arch=[16], features_extractor_class=BatchNormDropout)
-    model = make(SampledEnv(), policy_kwargs=policy_kwargs, compile=compiled, gradient_steps=3)
+    model = make(SampledEnv(), policy_kwargs=policy_kwargs, gradient_steps=3)
     policy, seen = model.policy, []
     trained = [policy.policy_net, policy.features_extractor]
-    step = model._compiled_update if compiled else model._update
+    optimize = EagerStep.optimize
 
-    def noted(inputs):
-        result = step(inputs)
+    def noted(*args):
+        optimize(*args)
         seen.append(parameters_to_vector([p for net in trained for p in net.parameters()]).detach())
-        return result
 
-    monkeypatch.setattr(model, "_compiled_update" if compiled else "_update", noted)
+    monkeypatch.setattr(EagerStep, "optimize", noted)
     model.learn(53)
     expected = seen[0]
     for n, parameters in enumerate(seen, start=1):
@@ -128,11 +132,11 @@ def test_deterministic_predictions_are_the_averages():
     obs = np.zeros((5, 3), np.float32)
     assert set(policy.predict(obs, deterministic=True)[0]) == {2}
     assert set(policy.predict(obs, deterministic=False)[0]) == {0}
-    policy.greedy = "habit"
+    policy.greedy = "policy"
     assert set(policy.predict(obs, deterministic=True)[0]) == {0}
 
 
-# -- Acting on the expected free energy itself
+# ----- Acting on the expected free energy itself -----
 
 
 @action_spaces("discrete", "multi-discrete")
@@ -141,7 +145,7 @@ def test_samples_are_of_the_posterior_under_the_expected_free_energy(tmp_path, a
     model = make(SampledEnv(action_space=action_space), prediction_error_weight=0.25, **kwargs).learn(110)
     policy, net = model.policy, model.policy.value_net
     assert policy.head_weights.tolist() == [1.0, 0.5, 0.25]
-    # Parts of G for each choice and option, so that G is 0, log(2) / 2 and log(4) / 2; one option of the first does not exist
+    # Terms of G for each choice and option, so that G is 0, log(2) / 2 and log(4) / 2; one option of the first does not exist
     table = th.tensor([[[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]], [[0.0, -1.0, -2.0]] * 2, [[0.0, -2.0, -4.0]] * 2])
     table[0] += math.log(2.0) / 2.0 * th.tensor([0.0, 1.0, 2.0])
     n_choices = 1 if action_space == DISCRETE else 2
@@ -156,8 +160,9 @@ def test_samples_are_of_the_posterior_under_the_expected_free_energy(tmp_path, a
         actions = one.predict(obs, deterministic=False)[0].reshape(len(obs), -1)
         for choice, probabilities in zip(actions.T, expected, strict=True):
             np.testing.assert_allclose(np.bincount(choice, minlength=3) / len(obs), probabilities, atol=0.02)
-        habit = one.policy.habit(one.policy.features(th.zeros(1, 3))).log_prob.argmax(dim=-1).numpy()
-        np.testing.assert_array_equal(one.predict(obs[:1], deterministic=True)[0].reshape(1, -1), habit)
+        average = one.policy.policy_net_average(one.policy.belief(th.zeros(1, 3)).features)[0]
+        most_probable = one.policy.action_model.act(average, True).numpy()
+        np.testing.assert_array_equal(one.predict(obs[:1], deterministic=True)[0].reshape(1, -1), most_probable)
 
 
 def test_only_choices_are_deliberated():
@@ -165,7 +170,7 @@ def test_only_choices_are_deliberated():
         make(SampledEnv(action_space=BOX), policy_kwargs=dict(deliberation=0.1))
 
 
-def test_deliberation_knows_no_habit_prior():
+def test_deliberation_excludes_a_habit_prior():
     even = [1 / N_ACTIONS] * N_ACTIONS
     with pytest.raises(ValueError, match=r"habit_prior=.* with deliberation=0.5 in policy_kwargs"):
         make(Chain(), precision=1.0, habit_prior=even, policy_kwargs=dict(deliberation=0.5))
@@ -174,8 +179,8 @@ def test_deliberation_knows_no_habit_prior():
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_a_share_of_the_actions_is_deliberated(tmp_path, share):
     policy = make(Chain(), policy_kwargs=dict(net_arch=[16], deliberation=share), seed=0).policy
-    habits = policy.policy_net, policy.policy_net_average
-    for net, best in (*((habit, [9.0, 0.0]) for habit in habits), (policy.value_net, [9.0, 0.0] * 3)):
+    nets = policy.policy_net, policy.policy_net_average
+    for net, best in (*((net, [9.0, 0.0]) for net in nets), (policy.value_net, [9.0, 0.0] * 2)):
         net.layers[-1].weight.data.zero_()
         net.layers[-1].bias.data[:] = th.tensor(best)
     policy.log_precision.data.fill_(3.0)
@@ -183,7 +188,7 @@ def test_a_share_of_the_actions_is_deliberated(tmp_path, share):
     for one in (policy, type(policy).load(tmp_path / "policy", device="cpu")):
         th.manual_seed(0)
         actions = one.predict(np.zeros(10_000, np.int64), deterministic=False)[0]
-        # The habit takes the first, deliberation the second
+        # The policy net takes the first, deliberation the second
         np.testing.assert_allclose(np.bincount(actions, minlength=2) / 10_000, [1.0 - share, share], atol=0.02)
         assert (one.predict(np.zeros(10, np.int64), deterministic=True)[0] == 0).all()
         singles = [one.predict(np.int64(0), deterministic=False)[0] for _ in range(400)]

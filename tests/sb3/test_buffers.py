@@ -15,10 +15,10 @@ from stable_baselines3.her import HerReplayBuffer
 from worlds import BOX, TWO, VECTOR, CounterEnv, SampledEnv
 
 import sb3_dai.dai
-from sb3_dai import free_energy as fe
+import sb3_dai.learning.step
 from sb3_dai.dai import DAI
-from sb3_dai.native_update import NativeUpdate
-from sb3_dai.replay import sample_transitions
+from sb3_dai.equations import likelihood
+from sb3_dai.learning.batch import sample_transitions
 
 
 @pytest.fixture
@@ -189,10 +189,10 @@ def test_memory_efficient_buffer_holds_no_surprise_at_the_end_of_an_episode(monk
     """It has the reset of the next episode where the last observation was, which nothing predicts."""
     kwargs = dict(optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False))
     model = make(SampledEnv(action_space=action_space), seed=0, **kwargs)
-    targets = spy(monkeypatch, model, "_efe_target")
+    calls = spy(monkeypatch, sb3_dai.learning.step, "all_losses")
     model.learn(60)
-    has_successor = th.cat([batch.has_successor for ((batch, *_), *_), _ in targets])
-    prediction_error = th.cat([error for (*_, error), _ in targets])
+    has_successor = th.cat([batch.has_successor for (_, batch, _), _ in calls])
+    prediction_error = th.cat([samples["prediction_error"] for _, (_, samples) in calls])
     assert 0 < has_successor.mean() < 1
     assert th.equal(prediction_error > 0, has_successor == 1)
 
@@ -203,8 +203,7 @@ def test_world_model_learns_from_one_step_pairs_beside_long_returns(monkeypatch,
     """Time is what CounterEnv shows, so every step of a batch can be told from its numbers."""
     env = make_vec_env(CounterEnv, n_envs, env_kwargs=dict(action_space=action_space))
     model = make(env, n_steps=3, gamma=0.9, seed=0)
-    monkeypatch.setattr(NativeUpdate, "_is_ready", lambda self: False)
-    likelihoods = spy(monkeypatch, fe, "gaussian_nll")
+    likelihoods = spy(monkeypatch, likelihood, "gaussian_nll")
     model.learn(90)
     ends = set()
     for batch, ((_, _, change), _) in zip(batches, likelihoods, strict=True):

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import pathlib
 import pickle
 import signal
 import stat
@@ -14,11 +13,11 @@ import zipfile
 import gymnasium as gym
 import pytest
 import torch as th
+from saved import assert_same, make_model, write_files
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.save_util import save_to_zip_file
-from test_saving import assert_same, make_model, write_files
 
 from sb3_dai.dai import DAI
 from sb3_dai.saving import atomic_write, write_json
@@ -135,7 +134,8 @@ def test_error_in_the_body_leaves_the_old_file(tmp_path):
 
 KILLED = """
 import os, sys, threading, time, zipfile
-from test_crash_safety import DAI, write_json
+from sb3_dai import DAI
+from sb3_dai.saving import write_json
 
 class Slow:
     def __getstate__(self):
@@ -166,11 +166,10 @@ def test_killed_half_way_leaves_the_old_files(trained, tmp_path):
     trained.save_replay_buffer(tmp_path / "buffer")
     write_json(tmp_path / "result", {"score": 1})
     old = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    path = os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path])
     with subprocess.Popen(
         [sys.executable, "-c", KILLED],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

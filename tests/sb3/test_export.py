@@ -4,31 +4,16 @@ import re
 import warnings
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from worlds import VECTOR, SampledEnv
 
 from sb3_dai import DAI
 
 pytest.importorskip("onnxruntime")
-PAGE = Path(__file__).parent.parent / "docs" / "export.md"
-VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)
-
-
-class SampledEnv(gym.Env):
-    """Observations and rewards at random."""
-
-    def __init__(self, observation_space, action_space):
-        self.observation_space, self.action_space = observation_space, action_space
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        return self.observation_space.sample(), self.np_random.normal(), False, False, {}
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch as th
-from helpers import ACTIONS, BatchNormDropout, action_spaces, differing, make, stack, state_of
+from helpers import ACTIONS, BatchNormDropout, action_spaces, differing, each_step, make, stack, state_of
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from worlds import VECTOR, SampledEnv
+
+from sb3_dai.learning.step import EagerStep, polyak
 
 
 def with_batch_norm(action_space, **kwargs):
@@ -39,14 +41,13 @@ def test_batch_norm_statistics_change_in_training_and_the_target_follows(interva
     # Once for each gradient step, with the observations of the batch alone
     assert extractor.layers[1].num_batches_tracked == 29
     if interval:
-        model._update_target()  # the last gradient step comes after the last step of the environment
+        polyak(model.policy.target_pairs(), model.tau)  # the last gradient step comes after the last step of the environment
     assert not differing(statistics(extractor), statistics(target))
 
 
-@pytest.mark.parametrize("compile", [False, True])
-def test_the_average_has_the_statistics_of_its_last_step(compile):
+def test_the_average_has_the_statistics_of_its_last_step():
     """It follows in each gradient step, whenever the target does: what acts in the end must not wait for that."""
-    model = with_batch_norm(ACTIONS["discrete"], target_update_interval=10_000, compile=compile).learn(70)
+    model = with_batch_norm(ACTIONS["discrete"], target_update_interval=10_000).learn(70)
     online = statistics(model.policy.features_extractor)
     assert not differing(online, statistics(model.policy.features_extractor_average))
     assert len(differing(online, statistics(model.policy.features_extractor_target))) == 2
@@ -70,12 +71,13 @@ def test_set_training_mode_leaves_the_targets_alone(batch_norm_model):
     for mode in (True, False, False, True, True, False):
         policy.set_training_mode(mode)
         assert policy.training is mode
-        for net in (policy.features_extractor, policy.transition_net, policy.policy_net, policy.value_net):
+        for net in (policy.features_extractor, policy.world_model.net, policy.policy_net, policy.value_net):
             assert all(module.training is mode for module in net.modules())
         for net in (policy.features_extractor_target, policy.value_net_target):
             assert not any(module.training for module in net.modules())
-        assert th.equal(policy.features(many), policy.features(many)) is not mode, "dropout belongs to training"
-        assert th.equal(policy.features(many, target=True), policy.features(many, target=True))
+        one, other = (policy.belief(many).features for _ in range(2))
+        assert th.equal(one, other) is not mode, "dropout belongs to training"
+        assert th.equal(*(policy.belief(many, target=True).features for _ in range(2)))
 
 
 def test_what_was_put_in_another_mode_rests_in_prediction(batch_norm_model):
@@ -103,21 +105,19 @@ class Drifting(BaseFeaturesExtractor):
 def test_buffers_of_any_name_reach_the_target_and_the_average(interval):
     policy_kwargs = dict(net_arch=[16], features_extractor_class=Drifting)
     model = make(SampledEnv(), policy_kwargs=policy_kwargs, target_update_interval=interval).learn(60)
-    model._update_target()
+    polyak(model.policy.target_pairs(), model.tau)
     policy = model.policy
     copies = (policy.features_extractor_target, policy.features_extractor_average)
     assert policy.features_extractor.seen > 0 and all(copied.seen == policy.features_extractor.seen for copied in copies)
     policy.double().float()  # New tensors in the place of the old
     model.train(gradient_steps=3, batch_size=32)
-    model._update_target()
+    polyak(model.policy.target_pairs(), model.tau)
     assert all(copied.seen == policy.features_extractor.seen for copied in copies)
 
 
-@pytest.mark.parametrize("compile", [False, True])
-def test_what_is_frozen_stays_and_the_rest_learns(compile, monkeypatch):
+def test_what_is_frozen_stays_and_the_rest_learns():
     """A pretrained extractor, say; also if it is frozen, or thawed, in the midst of training."""
-    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", lambda graph, inputs: graph)
-    model = with_batch_norm(ACTIONS["discrete"], compile=compile).learn(60)
+    model = with_batch_norm(ACTIONS["discrete"]).learn(60)
     frozen = model.policy.features_extractor
     weight, policy_weight = frozen.layers[2].weight, next(model.policy.policy_net.parameters())
     for free in (False, True):
@@ -125,7 +125,7 @@ def test_what_is_frozen_stays_and_the_rest_learns(compile, monkeypatch):
         before, policy_before = weight.clone(), policy_weight.clone()
         model.train(gradient_steps=5, batch_size=32)
         assert th.equal(before, weight) is not free and not th.equal(policy_before, policy_weight)
-    never = with_batch_norm(ACTIONS["discrete"], compile=compile)
+    never = with_batch_norm(ACTIONS["discrete"])
     never.policy.features_extractor.requires_grad_(False)
     before = never.policy.features_extractor.layers[2].weight.clone()
     assert th.equal(never.learn(60).policy.features_extractor.layers[2].weight, before)
@@ -137,10 +137,9 @@ def test_training_and_acting_each_set_their_mode(batch_norm_model, monkeypatch):
 
     def note(*args):
         modes.append(model.policy.features_extractor.training)
-        return True
 
-    monkeypatch.setattr(model, "_optimize", note)
-    model.learn(60, callback=lambda locals_, globals_: note())
+    monkeypatch.setattr(EagerStep, "optimize", note)
+    model.learn(60, callback=each_step(note))
     # In turn: a step of the environment, then a gradient step
     assert modes == [False] * 51 + [True, False] * 9 + [True]
 
@@ -155,7 +154,7 @@ def test_targets_rest_even_if_torch_sets_the_mode(batch_norm_model, mode):
     assert not any(module.training for net in targets for module in net.modules())
 
 
-def test_where_nothing_heeds_the_mode_no_module_is_walked(monkeypatch):
+def test_where_no_layer_has_modes_no_module_is_walked(monkeypatch):
     """Twice for each step of the environment, that costs more than a prediction."""
     model = make("CartPole-v1")
     walked = []

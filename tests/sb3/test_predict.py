@@ -91,7 +91,7 @@ def test_traced_policy_acts_like_the_policy(observations, action_space):
     model.policy.set_training_mode(False)
     obs, _ = model.policy.obs_to_tensor(stack(space, 32))
     with th.no_grad():  # without a favourite action
-        outputs = model.policy.policy_net_average(model.policy.features(obs))
+        outputs = model.policy.policy_net_average(model.policy.belief(obs).features)
         model.policy.policy_net_average.layers[-1].bias -= outputs.mean(dim=1, keepdim=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates the tracer, and it warns of Python branches

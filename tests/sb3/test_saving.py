@@ -14,6 +14,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from helpers import action_spaces, make
+from saved import assert_same, make_model, write_files
 from stable_baselines3 import DQN
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.logger import Logger
@@ -23,32 +24,9 @@ from stable_baselines3.her import HerReplayBuffer
 from worlds import BOX, DISCRETE, IMAGE, VECTOR, SampledEnv
 
 from sb3_dai.dai import DAI
-from sb3_dai.policies import MlpPolicy
+from sb3_dai.policy import MlpPolicy
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
-
-
-def make_model(env="CartPole-v1", policy="MlpPolicy", **kwargs):
-    return DAI(
-        policy,
-        env,
-        policy_kwargs=dict(net_arch=[16]),
-        buffer_size=1000,
-        learning_starts=50,
-        precision="auto",
-        gradient_steps=1,
-        batch_size=32,
-        seed=0,
-        device="cpu",
-        **kwargs,
-    )
-
-
-def write_files(model, folder):
-    model.save(folder / "model")
-    model.save_replay_buffer(folder / "buffer")
-    model.policy.save(folder / "policy.pt")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -61,23 +39,6 @@ def trained():
 def files(trained, tmp_path_factory):
     """Its folder of files, which tests do not change."""
     return write_files(trained, tmp_path_factory.mktemp("files"))
-
-
-def assert_same(left, right):
-    """Compare nested states bit by bit."""
-    assert type(left) is type(right)
-    if isinstance(left, dict):
-        assert left.keys() == right.keys()
-        for key in left:
-            assert_same(left[key], right[key])
-    elif isinstance(left, (list, tuple)):
-        assert len(left) == len(right)
-        for one, other in zip(left, right, strict=True):
-            assert_same(one, other)
-    elif isinstance(left, th.Tensor):
-        assert th.equal(left, right)
-    else:
-        assert left == right
 
 
 def assert_predicts_the_same(left, right, observations=OBSERVATIONS):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("joblib")
-SCRIPT = Path(__file__).parent.parent / "scripts" / "grid_world.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "grid_world.py"
 spec = importlib.util.spec_from_file_location("grid_world", SCRIPT)
 grid_world = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(grid_world)
@@ -29,7 +29,7 @@ def test_random_actions_count_what_happens():
 def test_worlds_as_pictures():
     world = grid_world.drawn(grid_world.WORLDS["corridor"])
     env = grid_world.GridWorld(**world)
-    pairs = grid_world.beliefs.reachable_pairs(env.transition_matrix, env.start)
+    pairs = grid_world.diagnostics.reachable_pairs(env.transition_matrix, env.start)
     assert env.shape == (7, 7)
     assert env.start == 0
     assert pairs.sum() == 4 * (49 - 18), "every free cell can be reached"

@@ -20,14 +20,15 @@ from helpers import (
     stack,
     state_of,
 )
-from stable_baselines3 import DQN
+from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 from worlds import BOX, DISCRETE, IMAGE, VECTOR, SampledEnv
 
-from sb3_dai.dai import DAI, LEARNING_RATE
-from sb3_dai.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_dai.dai import DAI
+from sb3_dai.learning.schedules import LEARNING_RATE
+from sb3_dai.policy import CnnPolicy, MlpPolicy, MultiInputPolicy
 
 
 @pytest.mark.parametrize(
@@ -127,15 +128,15 @@ def test_policy_kwargs_are_honoured_and_left_alone(policy_kwargs, action_space):
     model.learn(70)
     # Adam has momentum, so even the bias of a dead unit moves; RMSprop and SGD would not show it
     changed = differing(before, state_of(policy))
-    assert {f"{net}_net.layers.0.weight" for net in ("transition", "policy", "value")} <= changed
+    assert {f"{net}.layers.0.weight" for net in ("world_model.net", "policy_net", "value_net")} <= changed
     assert is_finite(policy)
-    assert policy_kwargs == given == model.policy_kwargs
+    assert policy_kwargs == given and model.policy_kwargs.items() >= given.items()
 
     weights = [layer for layer in policy.policy_net.layers if hasattr(layer, "weight")]
     sizes = [layer.weight.shape[-1] for layer in weights[:: 2 if policy.layer_norm else 1]]
     assert sizes == [*given["net_arch"], policy.action_model.policy_dim]
     assert policy.value_net.n_members == given.get("n_critics", policy.n_critics)
-    assert policy.transition_net.n_members == given.get("ensemble_size", policy.ensemble_size)
+    assert policy.world_model.net.n_members == given.get("ensemble_size", policy.ensemble_size)
     assert any(isinstance(layer, given.get("activation_fn", nn.ReLU)) for layer in policy.value_net.layers) == bool(sizes[:-1])
     assert type(policy.optimizer) is given.get("optimizer_class", th.optim.Adam)
     assert policy.optimizer.defaults.items() >= given.get("optimizer_kwargs", {}).items()
@@ -223,28 +224,29 @@ def test_code_of_actions_is_no_part_of_what_is_saved(action_space):
     """Padding and bounds follow from the space."""
     policy = make(SampledEnv(action_space=action_space), buffer_size=10).policy
     assert {name.split(".")[0] for name in policy.state_dict()} == {
-        *("features_norm", "transition_model", "novelty_scale", "mean_epistemic_efe"),
-        *("log_precision", "log_epistemic_weight", "head_weights", "pessimism"),
-        *("transition_net", "policy_net", "policy_net_target", "policy_net_average", "value_net", "value_net_target"),
+        *("features_norm", "world_model", "terms", "log_precision", "log_epistemic_weight", "head_weights", "pessimism"),
+        *("policy_net", "policy_net_target", "policy_net_average", "value_net", "value_net_target"),
     }
 
 
 @pytest.mark.parametrize(
-    ("action_space", "value_inputs", "value_outputs"), [(DISCRETE, 3, 3 * 3), (BOX, 3 + 2, 3)], ids=["discrete", "box"]
+    ("action_space", "value_inputs", "value_outputs"), [(DISCRETE, 3, 2 * 3), (BOX, 3 + 2, 2)], ids=["discrete", "box"]
 )
-def test_value_net_reads_actions_that_cannot_be_listed(action_space, value_inputs, value_outputs):
+def test_critics_read_actions_that_cannot_be_listed(action_space, value_inputs, value_outputs):
     policy = make(SampledEnv(action_space=action_space), buffer_size=10).policy
     for net in (policy.value_net, policy.value_net_target):
         assert net.layers[0].weight.shape[1] == value_inputs
         assert net.layers[-1].weight.shape[2] == value_outputs
 
 
-def test_arguments_stand_where_those_of_dqn_stand():
-    theirs, ours = ([*inspect.signature(cls.__init__).parameters] for cls in (DQN, DAI))
-    length = ours.index("target_update_interval") + 1
-    assert ours[:length] == theirs[:length]
-    common = [name for name in theirs if name in ours]
-    assert common == [name for name in ours if name in theirs]
+def test_arguments_stand_where_those_of_sac_and_dqn_stand():
+    sac, dqn, ours = ([*inspect.signature(cls.__init__).parameters] for cls in (SAC, DQN, DAI))
+    length = ours.index("n_steps") + 1
+    assert ours[:length] == sac[:length]
+    for theirs in (sac, dqn):
+        last = [name for name in theirs if name in ours and name not in sac[:length]]
+        assert last == [name for name in ours if name in theirs and name not in sac[:length]]
+    assert set(dqn) - set(ours) == {name for name in dqn if name.startswith("exploration_")}, "target_entropy instead"
     assert [*inspect.signature(DAI.learn).parameters] == [*inspect.signature(DQN.learn).parameters]
     assert inspect.signature(DAI.learn).parameters["tb_log_name"].default == "DAI"
 

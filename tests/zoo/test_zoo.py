@@ -1,8 +1,11 @@
+"""The commands of RL Zoo with DAI among its algorithms."""
+
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -142,7 +145,7 @@ def test_every_sampled_trial_builds_a_model(run: Run) -> None:
     for trial, sampled in zip(study.trials, seen, strict=True):
         assert HYPERPARAMS_CONVERTER["dai"](trial.params) == sampled
         model = DAI("MlpPolicy", ENV_ID, buffer_size=10, **sampled)
-        assert model.policy.net_arch == sampled["policy_kwargs"]["net_arch"]
+        assert [*model.policy.net_arch.values()] == [sampled["policy_kwargs"]["net_arch"]] * 3
         assert model.batch_size == 2 ** trial.params["batch_size_pow"]
 
 
@@ -157,13 +160,51 @@ def test_search_then_train_its_trial(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_search_survives_what_does_not_go_with_the_entry(run: Run, tmp_path: Path) -> None:
-    """An automatic precision, which half of the trials draw, and habits."""
+    """An automatic precision, which half of the trials draw, and a habit prior."""
     study = ["--storage", str(tmp_path / "study.log"), "--study-name", "s", "--algo", "dai", "--env", "sb3_dai/GridWorld-v0"]
     options = ["-n", "110", "--seed", "1", "-f", str(tmp_path), "--eval-episodes", "1", "-conf", "goals", "--no-optim-plots"]
     run("train", *study, *options, "-optimize", "--n-trials", "6", "--n-evaluations", "1")
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.log")))
     states = [trial.state.name for trial in optuna.load_study(study_name="s", storage=storage).trials]
     assert set(states) == {"PRUNED", "COMPLETE"}
+
+
+def test_a_search_ends_with_the_error_of_an_entry_that_makes_no_agent(run: Run, tmp_path: Path) -> None:
+    """Else all trials would be pruned, and the error of the user's would be a line among many."""
+    options = ["--algo", "dai", "--env", ENV_ID, "-n", "110", "-f", str(tmp_path), "--no-optim-plots"]
+    with pytest.raises(ValueError, match=r"pessimism.*=2"):
+        run("train", *options, "-optimize", "--n-trials", "2", "-params", "pessimism:2")
+
+
+def test_trials_of_other_algorithms_are_left_alone() -> None:
+    def objective(manager: Any, trial: Any) -> float:
+        raise ValueError("as the Zoo has it")
+
+    with pytest.raises(ValueError, match="as the Zoo has it"):
+        zoo.pruning(objective)(SimpleNamespace(algo="ppo"), None)
+
+
+@pytest.mark.parametrize("text", ["0.3", "auto", "LinearSchedule(0.7, 0.2, 0.5)", "ConstantSchedule(0.1)"])
+def test_target_entropy_is_an_expression(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.yml").write_text(yaml.safe_dump({ENV_ID: {"target_entropy": text}, "other": {"gamma": 0.5}}))
+    entries = zoo.read_hyperparams(tmp_path / "mine.yml")
+    assert entries["other"] == {"gamma": 0.5}
+    found = entries[ENV_ID]["target_entropy"]
+    schedules = {"LinearSchedule(0.7, 0.2, 0.5)": [0.7, 0.2], "ConstantSchedule(0.1)": [0.1, 0.1]}
+    if text in schedules:
+        assert [found(progress) for progress in (1.0, 0.25)] == pytest.approx(schedules[text])
+    else:
+        assert found == ("auto" if text == "auto" else 0.3)
+
+
+@pytest.mark.parametrize("env_id", ["sb3_dai/DeepSea10-v0", "Acrobot-v1"])
+def test_packaged_schedules_reach_the_agent(run: Run, tmp_path: Path, env_id: str) -> None:
+    conf = "goals" if env_id == "Acrobot-v1" else "dai"
+    run("train", "--algo", "dai", "--env", env_id, "-n", "20", "--eval-freq", "-1", "-f", str(tmp_path), "-conf", conf)
+    trained = DAI.load(next(tmp_path.glob("dai/**/*.zip")))
+    share, n_actions = {"dai": ((0.3, 0.02), 2), "goals": ((0.7, 0.3), 3)}[conf]
+    ends = [trained.target_entropy(progress) / np.log(n_actions) for progress in (1.0, 0.0)]
+    assert ends == pytest.approx(share, rel=2e-3)
 
 
 def test_other_commands_start_through_this_module(monkeypatch: pytest.MonkeyPatch) -> None:

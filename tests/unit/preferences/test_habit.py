@@ -1,4 +1,4 @@
-"""The prior over actions."""
+"""The habit prior E(a|s) over actions."""
 
 import math
 import re
@@ -13,8 +13,8 @@ from stable_baselines3.common.logger import configure
 from torch import nn
 from worlds import DISCRETE, IMAGE, VECTOR, SampledEnv
 
-from sb3_dai import free_energy as fe
 from sb3_dai.dai import DAI
+from sb3_dai.equations import divergence
 
 
 class Indifferent(gym.Env):
@@ -54,7 +54,7 @@ def learned(env, **kwargs):
 
 def policy_of(model):
     with th.no_grad():
-        return model.policy.habit(model.policy.features(th.arange(2).reshape(-1, 1))).log_prob.exp().squeeze(1).numpy()
+        return model.policy.posterior(model.policy.belief(th.arange(2).reshape(-1, 1))).log_prob.exp().squeeze(1).numpy()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_function_gets_what_the_features_extractor_gets(monkeypatch, observati
     # A vector is its own features
     plain = observation_space == VECTOR
     inputs = spy(monkeypatch, *((model.policy, "extract_features") if plain else (model.policy.features_extractor, "forward")))
-    divergences = spy(monkeypatch, fe, "policy_divergence")
+    divergences = spy(monkeypatch, divergence, "policy_divergence")
     model.learn(60)
     assert len(seen) > 1
     assert divergences[-1][0][3].shape == (32, 1, 3)

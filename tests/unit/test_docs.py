@@ -1,0 +1,150 @@
+"""The pages of the documentation: code blocks run as printed, and links lead somewhere."""
+
+import io
+import json
+import re
+import warnings
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*GUIDES, *sorted((ROOT / "docs" / "experiments").glob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]
+NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
+
+
+def fences(page):
+    """Fenced blocks of a page, as (line before, language, number of the first line, text)."""
+    found, start, language = [], None, ""
+    lines = page.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if not line.startswith("```"):
+            continue
+        if start is None:
+            start, language = number, line[3:].strip()
+        else:
+            before = lines[start - 1].strip() if start else ""
+            found.append((before, language, start + 2, "\n".join(lines[start + 1 : number])))
+            start = None
+    assert start is None, f"{page.name}: a code block does not end"
+    return found
+
+
+def python_blocks(page):
+    return [(line, text) for before, kind, line, text in fences(page) if kind == "python" and not NOT_RUN.fullmatch(before)]
+
+
+def prose(page):
+    """The text of a page without its code."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+def anchors(page):
+    """Anchors of the headings of a page, as GitHub makes them."""
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").strip().lower()
+        found.add(re.sub(r"[^\w\- ]", "", plain).replace(" ", "-"))
+    return found
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDES if python_blocks(page)], ids=name_of)
+def test_the_code_of_a_page_runs_as_printed(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "page"}
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporters, about themselves
+        for line, text in python_blocks(page):
+            # Lines of an error are those of the page
+            exec(compile("\n" * (line - 1) + text, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_local_links_lead_to_files_and_headings_that_exist(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page if not path else (page.parent / path).resolve()
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name} links to {target}: {sorted(anchors(file))}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_block_that_is_not_run_says_why(page):
+    for before, kind, line, _ in fences(page):
+        if before.startswith("<!--") and kind == "python":
+            assert NOT_RUN.fullmatch(before), f"{page.name}, line {line}: write <!-- not run: reason -->"
+
+
+def test_the_readme_fits_and_its_test_command_is_that_of_ci():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    assert len(text.split()) <= 1600
+    command = 'pip install -c scripts/constraints.txt -e ".[tests]" && python -m pytest -n 2 --dist worksteal'
+    assert command in text
+
+
+def without_code(page):
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def test_pages_name_result_files_that_exist():
+    for page in PAGES:
+        names = re.findall(r"docs/results/(\w+\.json)", without_code(page))
+        if page.name == "results.md":
+            names += re.findall(r"`(\w+\.json)`", without_code(page))
+            assert len(names) > 40
+        for name in names:
+            assert (ROOT / "docs" / "results" / name).exists(), f"{page.name} names {name}"
+
+
+def rows_of_scores(page):
+    """Rows of the tables that have a mean and a worst seed, as dictionaries by heading."""
+    headings = None
+    for line in without_code(page).splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else None
+        if cells is None:
+            headings = None
+        elif headings is None:
+            headings = cells
+        elif {"mean", "worst seed"} <= {*headings} and not set(line) <= set("|-"):
+            yield dict(zip(headings, cells, strict=True))
+
+
+def interquartile_mean(scores):
+    """The mean of the middle half, as scipy.stats.trim_mean has it."""
+    cut = len(scores) // 4
+    return np.mean(np.sort(scores)[cut : len(scores) - cut])
+
+
+def test_the_scores_of_the_results_are_those_of_their_files():
+    rows = [*rows_of_scores(ROOT / "docs" / "results.md")]
+    assert len(rows) > 30
+    for row in rows:
+        agents = {}
+        for run in json.loads((ROOT / "docs" / "results" / row["result file"].strip("`")).read_text()):
+            agents.setdefault((run["agent"], run.get("variant")), []).append(np.mean(run["scores"]))
+        iqm = row["interquartile mean [95 %]"].split(" ")[0]
+        printed = [float(cell.replace(",", "")) for cell in (iqm, row["mean"], row["worst seed"])]
+        tolerance = 0.051 if "." in row["mean"] else 0.51
+        of_file = [(interquartile_mean(scores), np.mean(scores), min(scores)) for scores in agents.values()]
+        assert any(np.allclose(printed, found, rtol=0, atol=tolerance) for found in of_file), (row, of_file)
+
+
+def test_the_scores_of_the_readme_are_those_of_the_results():
+    of_results = {(row["interquartile mean [95 %]"].split(" ")[0], row["mean"], row["worst seed"], row["gradient steps"])
+                  for row in rows_of_scores(ROOT / "docs" / "results.md")}  # fmt: skip
+    rows = [*rows_of_scores(ROOT / "README.md")]
+    assert len(rows) > 10
+    for row in rows:
+        assert (row["interquartile mean"], row["mean"], row["worst seed"], row["gradient steps"]) in of_results, row
