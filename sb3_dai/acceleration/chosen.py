@@ -26,6 +26,8 @@ class ChosenStep:
         """Whether compiling pays in this training, once that was asked."""
         self.told: set[str] = set()
         self.small: dict[tuple[int, int], bool] = {}
+        self.batch_size = 1
+        """Of the gradient steps that were last asked about"""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ChosenStep":
         """Pointers and graphs are of the tensors of this agent: a copy makes its own."""
@@ -41,6 +43,7 @@ class ChosenStep:
         :param batch_size: number of transitions of a gradient step
         :return: whether one thread is as fast as several
         """
+        self.batch_size = batch_size
         key = self.eager.policy.n_moves, batch_size
         if key not in self.small:
             self.small[key] = is_small(self.eager.policy, batch_size)
@@ -78,7 +81,7 @@ class ChosenStep:
         reasons = []
         if asked in ("auto", "native"):
             self.native = self.native or NativeStep(self.eager)
-            refusal = self.native.refusal()
+            refusal = self.native.refusal(self.batch_size)
             if refusal is None:
                 return self.native, []
             reasons.append(f"not native, because {refusal}")

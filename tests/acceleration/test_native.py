@@ -182,3 +182,56 @@ def test_steps_are_those_of_the_eager_step(kwargs):
                 if p.grad is not None:
                     assert_close(f"gradient of {name}", p.grad, q.grad, 1e-4)
     assert_same(eager, native, 2e-3)
+
+
+def compare(eager, native, tolerance=1e-3):
+    """Losses and gradients of one step from where two agents are."""
+    step = NativeStep(native._step.eager)
+    assert step.refusal() is None
+    batches = [*sample_transitions(eager.replay_buffer, 40)]
+    (one,), (other,) = steps_of(eager, batches), steps_of(native, batches)
+    th.manual_seed(0)
+    metrics, gradients = eager._step.eager.gradients(*one)
+    th.manual_seed(0)
+    found = step(*other)
+    for name, value, wanted in zip(metrics.names, found.values.tolist(), metrics.values.tolist(), strict=True):
+        assert value == pytest.approx(wanted, rel=tolerance, abs=1e-4), name
+    eager_names = {parameter: name for name, parameter in eager.policy.named_parameters()}
+    pairs = zip(eager._step.eager.parameters(), step.eager.parameters(), gradients, strict=True)
+    # Clipping apart, by which all but the dual parameter's have one factor
+    nets = [
+        (eager_names[p], gradient, q.grad) for p, q, gradient in pairs if gradient is not None and "log_" not in eager_names[p]
+    ]
+    sizes = [float(th.stack([part[i].norm() for part in nets]).norm()) for i in (1, 2)]
+    for name, gradient, seen in nets:
+        # Those of the last layers: a hidden unit that is all but 0 passes a gradient on or does not, by rounding
+        if name.split(".")[-2] == "3":
+            assert_close(f"gradient of {name}", gradient / sizes[0], seen / sizes[1], tolerance)
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0, 30.0, 1000.0])
+@pytest.mark.parametrize("spaces_", [(VECTOR, FOUR), (VECTOR, UNEVEN), (NUMBERED, FOUR)], ids=["vector", "uneven", "numbered"])
+def test_bounds_and_ties(spaces_, size):
+    """Bounds of variances and of features, critics that agree, logits that are far apart."""
+    eager, native = agents(spaces=spaces_, pessimism=0.3, policy_kwargs=dict(n_critics=3))
+    th.manual_seed(1)
+    for net in (eager.policy.world_model.net, eager.policy.value_net, eager.policy.policy_net):
+        net.layers[-1].bias.data.uniform_(-size, size)
+    eager.policy.features_norm.var.mul_(1e-3)
+    native.policy.load_state_dict(eager.policy.state_dict())
+    compare(eager, native)
+
+
+@pytest.mark.parametrize("pessimism", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("weight", [1.0, 0.0])
+@pytest.mark.parametrize(
+    "mean, log_std", [(0.0, 1.5), (0.0, 2.0), (0.0, 30.0), (8.0, 0.0), (-8.0, -2.0), (300.0, 2.5), (-2.0, -5.0)]
+)
+def test_bounds_of_box_actions(pessimism, weight, mean, log_std):
+    """Without weights the bounds are met exactly. At the ends of tanh actions are the bounds of the space."""
+    eager, native = agents(spaces=(VECTOR, BOX), pessimism=pessimism, policy_kwargs=dict(n_critics=3))
+    last = eager.policy.policy_net.layers[-1]
+    last.weight.data.mul_(weight)
+    last.bias.data.copy_(th.tensor([mean, -mean, log_std, log_std - 0.3]))
+    native.policy.load_state_dict(eager.policy.state_dict())
+    compare(eager, native, 1e-2)

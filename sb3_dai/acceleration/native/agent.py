@@ -1,14 +1,14 @@
-"""Which agents the C++ step is for, and whether one is still what it was."""
+"""Which agents the C++ step is for."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch as th
 from torch import nn
 
 from sb3_dai.acceleration.native.plan import kind_of, source_of
+from sb3_dai.acceleration.native.watch import is_heard, modules_of
 from sb3_dai.actions import CategoricalActions, GaussianActions
-from sb3_dai.efe import EpistemicTerm, PredictionErrorTerm
+from sb3_dai.efe import EpistemicTerm, PredictionErrorTerm, PreferenceTerm
 from sb3_dai.nets.ensembles import BatchedLayerNorm, BatchedLinear, BatchedTable, EnsembleMLP
 from sb3_dai.nets.statistics import RunningMean, RunningNorm, RunningPeak
 from sb3_dai.world_model import CategoricalWorldModel, DirichletWorldModel, GaussianWorldModel
@@ -20,10 +20,6 @@ LAYERS = (BatchedLinear, BatchedTable, BatchedLayerNorm, nn.ReLU)
 STATISTICS = (RunningMean, RunningNorm, RunningPeak)
 
 PLAIN_ADAM = dict(weight_decay=0, amsgrad=False, maximize=False, capturable=False, differentiable=False)
-
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-any_global_hook = getattr(nn.modules.module, "_has_any_global_hook", lambda: True)
 
 
 def nets_of(policy: Any) -> list[EnsembleMLP]:
@@ -45,59 +41,10 @@ def objects_of(eager: Any) -> list[tuple[str, Any]]:
     kinds += [(GaussianWorldModel, policy.world_model), (DirichletWorldModel, policy.world_model)]
     if not isinstance(policy.world_model, DirichletWorldModel):  # Which predicts by its own methods
         kinds.append((CategoricalWorldModel, policy.world_model))
-    kinds += [(kind, term) for term in policy.terms.values() for kind in (EpistemicTerm, PredictionErrorTerm)]
+    kinds += [(kind, term) for term in policy.terms.values() for kind in (PreferenceTerm, EpistemicTerm, PredictionErrorTerm)]
     objects = [(f"{kind.__module__}.{kind.__qualname__}", each) for kind, each in kinds if isinstance(each, kind)]
     terms = [("sb3_dai.efe.base.Term", term) for term in policy.terms.values()]
     return [("sb3_dai.learning.step.EagerStep", eager), ("sb3_dai.policy.DAIPolicy", policy), *objects, *terms]
-
-
-def modules_of(module: nn.Module) -> Iterator[nn.Module]:
-    """
-    :param module: a part of a policy
-    :return: it and its parts, those of features extractors left out, which torch evaluates
-    """
-    yield module
-    for name, part in module._modules.items():
-        if part is not None and not name.startswith("features_extractor"):
-            yield from modules_of(part)
-
-
-def state_of(policy: Any) -> list[Any]:
-    """
-    :param policy: the nets of an agent
-    :return: all that a plan is made of; while it is the same, so is the plan
-    """
-    tensors: list[Any] = []
-    found: list[Any] = [policy.lookahead, policy.novelty, policy.n_states, policy.has_modes]
-    for module in modules_of(policy):
-        own = vars(module)
-        found += (module, *own["_modules"].values(), any(own[hooks] for hooks in HOOKS))
-        tensors += own["_parameters"].values()
-        tensors += own["_buffers"].values()
-    for name in ("features_extractor", "features_extractor_target", "features_extractor_average"):
-        if not policy.extracts_nothing:
-            tensors += getattr(policy, name).parameters()
-    optimizer = policy.optimizer
-    for group in optimizer.param_groups:
-        found += (len(group["params"]), *(group.get(name) for name in PLAIN_ADAM), group["betas"], group["eps"])
-        found.append(type(group["lr"]))
-    for state in optimizer.state.values():
-        tensors += state.values()
-    tensors = [tensor for tensor in tensors if isinstance(tensor, th.Tensor)]
-    found += (type(optimizer), is_heard(optimizer), any_global_hook())
-    found += [(id(t), t.data_ptr(), t.requires_grad, bool(t._backward_hooks)) for t in tensors]
-    return found
-
-
-def is_heard(optimizer: Any) -> bool:
-    """
-    :param optimizer: of an agent
-    :return: whether somebody listens to its steps, or has exchanged them
-    """
-    from torch.optim import optimizer as module
-
-    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer)
-    return bool(own or module._global_optimizer_pre_hooks or module._global_optimizer_post_hooks)
 
 
 def reason_against(policy: Any) -> str | None:
@@ -116,6 +63,8 @@ def reason_against(policy: Any) -> str | None:
     net = policy.world_model.net
     if net is not None and net.numbered and policy.n_states is None:
         return "the world model reads numbers of states from what an extractor makes of them"
+    if is_heard(policy):
+        return "there is a hook of a module or the optimizer, or the optimizer's step was exchanged"
     return reason_of_nets(policy) or reason_of_terms(policy) or reason_of_optimizer(policy)
 
 
@@ -135,11 +84,6 @@ def reason_of_nets(policy: Any) -> str | None:
     for part in (policy.features_norm, getattr(policy.world_model, "change_norm", policy.features_norm), *terms):
         if type(part) not in STATISTICS:
             return f"it does not know the statistics of {type(part).__name__}"
-    for module in modules_of(policy):
-        if any(vars(module)[hooks] for hooks in HOOKS):
-            return f"there is a hook of {type(module).__name__}"
-    if any_global_hook():
-        return "there is a hook of all modules"
     learned = [*net_parameters(policy), *policy.features_extractor.parameters(), policy.log_precision]
     copies = [p for nets in (policy.target_pairs()[1], policy.average_pairs()[1]) for net in nets for p in net.parameters()]
     statistics = [policy.pessimism, *(b for m in modules_of(policy) if type(m) in STATISTICS for b in m._buffers.values())]
@@ -212,8 +156,6 @@ def reason_of_optimizer(policy: Any) -> str | None:
     optimizer = policy.optimizer
     if type(optimizer) is not th.optim.Adam:
         return f"the optimizer is {type(optimizer).__name__}"
-    if is_heard(optimizer):
-        return "there is a hook of the optimizer, or its step was exchanged"
     groups = optimizer.param_groups
     for name, value in PLAIN_ADAM.items():
         if any(group.get(name, value) != value for group in groups):

@@ -12,8 +12,9 @@ import inspect
 import json
 import textwrap
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
-from types import CodeType
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 FILE = Path(__file__).with_name("fingerprint.json")
@@ -65,6 +66,7 @@ IN_OBJECTS = {
     "sb3_dai.world_model.dirichlet.DirichletWorldModel": "gains_of_actions outcome",
     "sb3_dai.efe.epistemic.EpistemicTerm": "cost novelty_of target",
     "sb3_dai.efe.prediction_error.PredictionErrorTerm": "cost target",
+    "sb3_dai.efe.preference.PreferenceTerm": "cost target",
     "sb3_dai.efe.base.Term": "target",
 }
 """Methods of the objects that an agent is made of, by their classes, from which a user may derive others."""
@@ -162,12 +164,11 @@ class Fingerprint:
     """
 
     def __init__(self, objects: list[tuple[str, Any]]) -> None:
-        self.objects = [(each, IN_OBJECTS[owner].split()) for owner, each in objects]
-        self.modules = [(importlib.import_module(owner), names.split()) for owner, names in IN_MODULES.items()]
-        self.classes = [
-            (importlib.import_module(owner.rpartition(".")[0]), owner.rpartition(".")[2], names.split())
-            for owner, names in IN_CLASSES.items()
-        ]
+        self.objects = [(each, set(IN_OBJECTS[owner].split()), looked_up(IN_OBJECTS[owner])) for owner, each in objects]
+        self.modules = [(importlib.import_module(owner), looked_up(names)) for owner, names in IN_MODULES.items()]
+        for owner, names in IN_CLASSES.items():
+            module, _, class_name = owner.rpartition(".")
+            self.modules.append((importlib.import_module(module), looked_up(names, f"{class_name}.")))
         owners = [*IN_MODULES.items(), *IN_CLASSES.items(), *((owner, IN_OBJECTS[owner]) for owner, _ in objects)]
         self.names = [f"{owner}.{name}" for owner, names in owners for name in names.split()]
         self.seen: tuple[list[Any], list[Any]] = [], []
@@ -177,13 +178,15 @@ class Fingerprint:
         """
         :return: what is looked up now, in the order of ``names``
         """
-        found = [getattr(module, name) for module, names in self.modules for name in names]
-        for module, class_name, names in self.classes:
-            kind = getattr(module, class_name)
-            found += [getattr(kind, name) for name in names]
-        for each, names in self.objects:
-            own, kind = vars(each), type(each)
-            found += [own[name] if name in own else getattr(kind, name, None) for name in names]
+        found: list[Any] = []
+        for module, look_up in self.modules:
+            found += look_up(module)
+        for each, names, look_up in self.objects:
+            # A property would be called if it were looked up in the object
+            of_object = not names.isdisjoint(vars(each))
+            found += look_up(
+                SimpleNamespace(**{**{n: getattr(type(each), n) for n in names}, **vars(each)}) if of_object else type(each)
+            )
         return found
 
     def difference(self) -> str | None:
@@ -191,12 +194,23 @@ class Fingerprint:
         :return: what is not what the C++ step was built for, or None
         """
         found = self.found()
-        seen = found, [getattr(function, "__code__", function) for function in found]
+        seen = found, [getattr(function, "__code__", None) for function in found]
         if seen != self.seen:
             differing = (name for name, each in zip(self.names, found, strict=True) if not is_known(name, each))
             name = next(differing, None)
             self.seen, self.reason = seen, name and f"{name} is not what the native step was built for"
         return self.reason
+
+
+def looked_up(names: str, prefix: str = "") -> Any:
+    """
+    :param names: of attributes, with spaces between them
+    :param prefix: to put before each
+    :return: a function from an object to a tuple of them
+    """
+    # Of one name alone attrgetter would return no tuple
+    first, *rest = (prefix + name for name in names.split())
+    return attrgetter(first, *rest) if rest else lambda owner: (attrgetter(first)(owner),)
 
 
 def is_known(name: str, found: Any) -> bool:

@@ -53,8 +53,11 @@ class Plan:
         self.average_of, self.target_of = ({p: q for nets in kind for p, q in parameters_of(*nets)} for kind in pairs)
         self.rate_of = {p: i for i, group in enumerate(policy.optimizer.param_groups) for p in group["params"]}
         self.heads = (Head * len(policy.terms))()
+        self.settings: list[Any] = []
         self.optimize = self._optimize()
         self.update = self._update()
+        self.widest = max(parameter[0].numel() for parameter in self.gradients)
+        """Number of weights of the largest layer of a member"""
         self.refresh()
 
     def _array(self, kind: Any, values: Iterable[Any]) -> int:
@@ -168,8 +171,26 @@ class Plan:
 
     def refresh(self) -> None:
         """Read again what a user may set between calls of ``train``."""
-        policy, update = self.policy, self.update
-        world_model = policy.world_model
+        policy, terms = self.policy, self.policy.terms.values()
+        for i, group in enumerate(policy.optimizer.param_groups):
+            self.rates[i] = group["lr"]
+        statistics_of = [policy.features_norm, getattr(policy.world_model, "change_norm", policy.features_norm)]
+        settings = [
+            *(policy.normalize_features, policy.novelty, policy.world_model.prior_scale, *policy.averages),
+            *(ensembles.LAYER_NORM_EPS, information_gain.RESOLUTION, statistics.EPS, statistics.LARGEST),
+            *(gaussian_world_model.MIN_LOG_VAR, gaussian_world_model.MAX_LOG_VAR, categorical.NEVER),
+            *(gaussian.MIN_LOG_STD, gaussian.MAX_LOG_STD),
+            *((norm.horizon, norm.clip) for norm in statistics_of),
+            *((term.of_returns, term.reads_prediction, term.elsewhere and term.elsewhere.horizon) for term in terms),
+            *(term.scale.running.horizon for term in terms if isinstance(term, EpistemicTerm)),
+        ]
+        if settings != self.settings:
+            self.settings = settings
+            self._set()
+
+    def _set(self) -> None:
+        """Hand over what ``refresh`` has read."""
+        policy, update, world_model = self.policy, self.update, self.policy.world_model
         update.features_norm = norm(policy.features_norm)
         if isinstance(world_model, GaussianWorldModel):
             update.change_norm = norm(world_model.change_norm)
@@ -182,17 +203,14 @@ class Plan:
         update.min_log_std, update.max_log_std = gaussian.MIN_LOG_STD, gaussian.MAX_LOG_STD
         update.never = categorical.NEVER
         self.sources = [source_of(term) for term in policy.terms.values()]
-        for head, term, source in zip(self.heads, policy.terms.values(), self.sources, strict=True):
+        parts = zip(self.heads, policy.terms.values(), self.sources, policy.averages, strict=True)
+        for head, term, source, averages in parts:
             head.source, head.of_returns, head.reads_prediction = source, term.of_returns, term.reads_prediction
-            head.continues = term.elsewhere is not None
+            head.averages, head.continues = averages, term.elsewhere is not None
             if term.elsewhere is not None:
                 head.running_mean = mean(term.elsewhere)
             if source == Source.NOVELTY:
                 update.gain_mean, update.gain_peak = mean(term.scale.running), term.scale.peak.data_ptr()
-        for head, averages in zip(self.heads, policy.averages, strict=True):
-            head.averages = averages
-        for i, group in enumerate(policy.optimizer.param_groups):
-            self.rates[i] = group["lr"]
         self.logged: dict[tuple[bool, bool, bool], tuple[tuple[str, ...], int]] = {}
 
     def names_of(self, c: Coefficients) -> tuple[tuple[str, ...], int]:

@@ -6,13 +6,13 @@ from typing import Any
 import torch as th
 
 from sb3_dai.acceleration.native import agent
-from sb3_dai.acceleration.native.fingerprint import Fingerprint
 from sb3_dai.acceleration.native.library import library
 from sb3_dai.acceleration.native.plan import Plan
 from sb3_dai.acceleration.native.structures import Group, Outcome, Source, WorldModel
+from sb3_dai.acceleration.native.watch import Watch
 from sb3_dai.acceleration.threads import WIDE
 from sb3_dai.checks import check_losses
-from sb3_dai.efe import Transition
+from sb3_dai.efe import PreferenceTerm, Transition
 from sb3_dai.learning.batch import Batch
 from sb3_dai.learning.coefficients import Coefficients
 from sb3_dai.learning.losses import world_model_losses
@@ -35,49 +35,45 @@ class NativeStep:
     def __init__(self, eager: EagerStep) -> None:
         self.eager = eager
         self.plan: Plan | None = None
-        self.state: list[Any] = []
+        self.watch: Watch | None = None
+        self.fingerprint: Any = None
         self.reason: str | None = None
-        self.fingerprint: Fingerprint | None = None
-        self.watched: list[tuple[str, Any]] = []
-        self.batch_size = 1
 
-    def refusal(self) -> str | None:
+    def refusal(self, batch_size: int = 1) -> str | None:
         """
+        :param batch_size: number of transitions of a gradient step
         :return: why C++ cannot take the next steps; None if it can
         """
-        policy = self.eager.policy
         if library() is None:
             return "its library was not made when sb3_dai was installed, which takes a C++ compiler"
-        objects = agent.objects_of(self.eager)
-        if self.fingerprint is None or objects != self.watched:
-            self.fingerprint, self.watched = Fingerprint(objects), objects
-        different = self.fingerprint.difference()
-        if different:
-            return different
-        state = agent.state_of(policy)
-        if state != self.state:
-            self.plan, self.reason = None, agent.reason_against(policy)
-            if self.reason is None:
-                for parameter in agent.net_parameters(policy):
-                    self._prepare(parameter)
-                for parameter in policy.features_extractor.parameters():
-                    self._prepare(parameter)
-                self.plan = Plan(policy)
-                state = agent.state_of(policy)
-            self.state = state
-        if self.reason is None and th.get_num_threads() > 1 and self._widest() * self.batch_size >= WIDE:
-            return f"torch has {th.get_num_threads()} threads for wide layers, and it has one"
-        if self.plan is not None:
-            self._show_gradients()
-            self.plan.refresh()
-        return self.reason
+        if self.watch is None or self.fingerprint is None or not self.watch.is_same():
+            # Here, so that python -m can run that module
+            from sb3_dai.acceleration.native.fingerprint import Fingerprint
 
-    def _widest(self) -> int:
+            self.fingerprint = Fingerprint(agent.objects_of(self.eager))
+            self.reason, self.plan = agent.reason_against(self.eager.policy), None
+            if self.reason is None:
+                self._make_plan()
+            self.watch = Watch(self.eager.policy)
+        different = self.fingerprint.difference()
+        if different is not None or self.plan is None:
+            return different or self.reason
+        if th.get_num_threads() > 1 and self.plan.widest * batch_size >= WIDE:
+            return f"torch has {th.get_num_threads()} threads for wide layers, and it has one"
+        self._show_gradients()
+        self.plan.refresh()
+        return None
+
+    def _make_plan(self, learns_precision: bool = False) -> None:
         """
-        :return: number of weights of the largest layer of a member
+        :param learns_precision: whether the precision is automatic
         """
-        assert self.plan is not None
-        return max(parameter[0].numel() for parameter in self.plan.gradients)
+        policy = self.eager.policy
+        learned = [*agent.net_parameters(policy), *policy.features_extractor.parameters()]
+        for parameter in [*learned, policy.log_precision] if learns_precision else learned:
+            self._prepare(parameter)
+        self.plan = Plan(policy)
+        self._show_gradients()
 
     def _prepare(self, parameter: th.Tensor) -> None:
         """
@@ -102,9 +98,8 @@ class NativeStep:
         if self.plan is None or c.learns_epistemic_weight or not self._is_usual(batch):
             return self.eager(batch, coefficients)
         if c.learns_precision and policy.log_precision.requires_grad and not policy.optimizer.state.get(policy.log_precision):
-            self._prepare(policy.log_precision)
-            self.plan, self.state = Plan(policy), agent.state_of(policy)
-            self._show_gradients()
+            self._make_plan(True)
+            self.watch = Watch(policy)
         plan = self.plan
         update, alive = plan.update, [*batch]
 
@@ -151,7 +146,6 @@ class NativeStep:
         one_step, n_step = batch.one_step, batch.n_step
         n_rows, plan = len(one_step.actions), self.plan
         assert plan is not None
-        self.batch_size = n_rows
         categorical = not self.eager.policy.action_model.reads_actions
         numbers = batch.has_successor, one_step.dones, n_step.dones, n_step.discounts, batch.log_preference
         usual = one_step.actions.numel() == n_rows * (plan.update.n_choices if categorical else plan.update.n_actions)
@@ -278,32 +272,38 @@ class NativeStep:
             n_next = update.batch * (1 if batch.n_step.rewards is one_step.rewards else 2)
             alive.append(noise := th.randn(n_next, update.n_actions))
             update.next_noise = noise.data_ptr()
-        transition = None
-        for head, term, source, weight in zip(
-            plan.heads, policy.terms.values(), plan.sources, c.head_weights.tolist(), strict=True
-        ):
+        terms = [*policy.terms.values()]
+        transition = self._transition(batch, terms)
+        for head, term, source, weight in zip(plan.heads, terms, plan.sources, c.head_weights.tolist(), strict=True):
             head.weight, head.discount = weight, c.gamma if term.discount is None else term.discount
             # Novelty is a negative cost
             head.sign = -term.sign if source == Source.NOVELTY else term.sign
             if source != Source.COST:
                 continue
-            if transition is None:
-                transition = Transition(
-                    *(
-                        one_step.observations,
-                        policy.encode(one_step.actions),
-                        one_step.next_observations,
-                        one_step.rewards,
-                        one_step.dones,
-                    ),
-                    *(batch.log_preference, batch.has_successor, None, None),
-                )
             with th.no_grad():
                 alive.append(cost := term.cost(transition))
             head.cost = place(cost)
         update.pessimism, update.target_entropy = policy.pessimism.item(), c.target_entropy.item()
         update.bootstrap_entropy, update.precision_learns = c.bootstrap_entropy, c.learns_precision
         update.transitions_learn, update.policy_learns = c.learns_world_model, c.learns_policy
+
+    def _transition(self, batch: Batch, terms: list[Any]) -> Transition:
+        """
+        :param batch: transitions
+        :param terms: of the EFE
+        :return: what those read that are asked for their cost, which is no prediction
+        """
+        one_step, actions = batch.one_step, batch.one_step.actions
+        assert self.plan is not None
+        if any(
+            source == Source.COST and not isinstance(t, PreferenceTerm)
+            for source, t in zip(self.plan.sources, terms, strict=True)
+        ):
+            actions = self.eager.policy.encode(actions)
+        return Transition(
+            *(one_step.observations, actions, one_step.next_observations, one_step.rewards, one_step.dones),
+            *(batch.log_preference, batch.has_successor, None, None),
+        )
 
     def _shape_extractor(self, raw: th.Tensor, of_raw: th.Tensor, alive: list[Any]) -> None:
         """
