@@ -60,7 +60,7 @@ def test_pendulum_with_the_constructors_defaults():
     [
         (lambda: IdentityEnv(10), 1200),
         (lambda: IdentityEnvMultiDiscrete(4), 1200),
-        (lambda: IdentityEnvMultiBinary(4), 1600),
+        (lambda: IdentityEnvMultiBinary(4), 2400),
         (lambda: IdentityEnvBox(eps=0.5), 400),
     ],
     ids=["Discrete", "MultiDiscrete", "MultiBinary", "Box"],
