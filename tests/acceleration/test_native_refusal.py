@@ -52,6 +52,7 @@ REFUSED = {
     "optimizer": (dict(policy_kwargs=dict(optimizer_class=th.optim.SGD)), "the optimizer is SGD"),
     "AdamW": (dict(policy_kwargs=dict(optimizer_class=th.optim.AdamW)), "the optimizer is AdamW"),
     "weight decay": (dict(policy_kwargs=dict(optimizer_kwargs=dict(weight_decay=0.1))), "weight_decay"),
+    "automatic weight": (dict(epistemic_weight="auto"), "epistemic_weight"),
     "a term that reads the prediction": (dict(policy_kwargs=dict(terms=[Surprise()])), "'surprise' reads the prediction"),
     "a term that reads the outcome": (dict(policy_kwargs=dict(terms=[Claimed()])), "'surprise' reads the prediction"),
 }
@@ -68,8 +69,7 @@ def test_agents_that_are_not_for_it(kwargs, reason):
 
 @needs_library
 def test_an_automatic_epistemic_weight_is_learned_eagerly():
-    """The reason is in the coefficients: the step itself hands over."""
-    model = make(backend="native", epistemic_weight="auto")
+    model = make(backend="auto", epistemic_weight="auto")
     before = model.policy.log_epistemic_weight.clone()
     model.learn(60)
     assert "train/epistemic_weight_loss" in model.logger.name_to_value

@@ -141,6 +141,8 @@ def reason_of_terms(policy: Any) -> str | None:
     for name, term in policy.terms.items():
         if source_of(term) is None:
             return f"the EFE term {name!r} reads the prediction of the world model"
+        if isinstance(term, EpistemicTerm) and isinstance(term.weight, str):
+            return 'epistemic_weight="auto" asks what actions of the policy and of its target would teach'
         if isinstance(term, EpistemicTerm) and (name != "epistemic" or term.novelty != policy.novelty):
             return f"the EFE term {name!r} has a novelty of its own"
         if isinstance(term, EpistemicTerm | PredictionErrorTerm) and not term.reads_prediction:
