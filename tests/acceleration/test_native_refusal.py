@@ -52,7 +52,7 @@ REFUSED = {
     "optimizer": (dict(policy_kwargs=dict(optimizer_class=th.optim.SGD)), "the optimizer is SGD"),
     "AdamW": (dict(policy_kwargs=dict(optimizer_class=th.optim.AdamW)), "the optimizer is AdamW"),
     "weight decay": (dict(policy_kwargs=dict(optimizer_kwargs=dict(weight_decay=0.1))), "weight_decay"),
-    "automatic weight": (dict(epistemic_weight="auto"), "epistemic_weight"),
+    "an automatic weight": (dict(epistemic_weight="auto"), "the epistemic weight is automatic"),
     "a term that reads the prediction": (dict(policy_kwargs=dict(terms=[Surprise()])), "'surprise' reads the prediction"),
     "a term that reads the outcome": (dict(policy_kwargs=dict(terms=[Claimed()])), "'surprise' reads the prediction"),
 }
@@ -67,13 +67,34 @@ def test_agents_that_are_not_for_it(kwargs, reason):
     assert model.backend == "eager"
 
 
+class Weighed(Term):
+    """Its cost is of a net of its own."""
+
+    name = "weighed"
+    reads_prediction = False
+
+    def __init__(self, shape=None):
+        super().__init__()
+        self.net, self.shape = th.nn.Linear(1, 1), shape
+
+    @th.no_grad()
+    def cost(self, transition):
+        return self.net(transition.rewards) if self.shape is None else th.zeros(self.shape)
+
+
 @needs_library
-def test_an_automatic_epistemic_weight_is_learned_eagerly():
-    model = make(backend="auto", epistemic_weight="auto")
-    before = model.policy.log_epistemic_weight.clone()
-    model.learn(60)
-    assert "train/epistemic_weight_loss" in model.logger.name_to_value
-    assert not th.equal(before, model.policy.log_epistemic_weight)
+def test_a_term_with_a_net_of_its_own_is_for_it():
+    assert make(backend="native", policy_kwargs=dict(terms=[Weighed()])).learn(60).backend == "native"
+    with pytest.raises(RuntimeError, match="expand"):
+        make(backend="native", policy_kwargs=dict(terms=[Weighed((3, 1))])).learn(60)
+
+
+@needs_library
+def test_features_of_another_shape(monkeypatch):
+    model = make(backend="native", policy_kwargs=dict(features_extractor_class=Frozen)).learn(60)
+    monkeypatch.setattr(model.policy.features_extractor_target, "forward", lambda observations: observations[:, :2])
+    with pytest.raises(ValueError, match=r"Frozen returned features of shape \(32, 2\) for 32 observations: give \(32, 4\)"):
+        model.train(1, 32)
 
 
 @needs_library

@@ -80,9 +80,10 @@ def reason_of_nets(policy: Any) -> str | None:
             return f"it does not know the layer {type(unknown).__name__}"
         if not is_usual(net):
             return "layers of a net have another order or shape than EnsembleMLP gives them"
-    terms = [part for term in policy.terms.values() for part in modules_of(term) if part is not term]
+    known = [term for term in policy.terms.values() if isinstance(term, EpistemicTerm | PredictionErrorTerm)]
+    terms = [*(term.elsewhere for term in policy.terms.values()), *(getattr(term, "scale", None) for term in known)]
     for part in (policy.features_norm, getattr(policy.world_model, "change_norm", policy.features_norm), *terms):
-        if type(part) not in STATISTICS:
+        if part is not None and type(part) not in STATISTICS:
             return f"it does not know the statistics of {type(part).__name__}"
     learned = [*net_parameters(policy), *policy.features_extractor.parameters(), policy.log_precision]
     copies = [p for nets in (policy.target_pairs()[1], policy.average_pairs()[1]) for net in nets for p in net.parameters()]
@@ -142,7 +143,7 @@ def reason_of_terms(policy: Any) -> str | None:
         if source_of(term) is None:
             return f"the EFE term {name!r} reads the prediction of the world model"
         if isinstance(term, EpistemicTerm) and isinstance(term.weight, str):
-            return 'epistemic_weight="auto" asks what actions of the policy and of its target would teach'
+            return "the epistemic weight is automatic"
         if isinstance(term, EpistemicTerm) and (name != "epistemic" or term.novelty != policy.novelty):
             return f"the EFE term {name!r} has a novelty of its own"
         if isinstance(term, EpistemicTerm | PredictionErrorTerm) and not term.reads_prediction:

@@ -1,6 +1,7 @@
 """What the C++ step has to know of an agent as long as its tensors lie where they are."""
 
 import ctypes
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -284,7 +285,7 @@ def reads(method: Any, names: Sequence[str]) -> bool:
     :param names: of attributes
     :return: whether one of them occurs in it
     """
-    code = getattr(method, "__code__", None)
+    code = getattr(inspect.unwrap(method), "__code__", None)
     return code is None or not set(names).isdisjoint(code.co_names)
 
 

@@ -154,8 +154,8 @@ class NativeStep:
             for rows in (samples.observations, samples.next_observations):
                 if self.eager.policy.reads_vectors:
                     usual = usual and tuple(rows.shape) == (n_rows, plan.update.n_features)  # type: ignore[union-attr]
-                elif isinstance(rows, th.Tensor):
-                    usual = usual and len(rows) == n_rows
+                elif self.eager.policy.n_states is not None:
+                    usual = usual and rows.numel() == n_rows  # type: ignore[union-attr]
         return usual
 
     def _observe(self, batch: Batch, c: Coefficients, place: Any, alive: list[Any]) -> th.Tensor | None:
@@ -192,13 +192,20 @@ class NativeStep:
         raw = policy.extract_features(one_step.observations, policy.features_extractor)
         if policy.extracts_nothing:
             raw_target = raw
-        alive += raw, next_raw, raw_target
-        update.raw, update.next_raw, update.raw_target = place(raw.detach()), place(next_raw), place(raw_target)
-        update.last_raw = None
+        last_raw = None
         if not same:
             with th.no_grad():
-                alive.append(last := policy.extract_features(n_step.next_observations, target))
-            update.last_raw = place(last)
+                last_raw = policy.extract_features(n_step.next_observations, target)
+        extracted = [raw, next_raw, raw_target, last_raw]
+        for part in extracted:
+            if part is not None and tuple(part.shape) != (update.batch, update.n_features):
+                raise ValueError(
+                    f"features_extractor_class={policy.features_extractor_class.__name__} returned features of shape "
+                    f"{tuple(part.shape)} for {update.batch} observations: give ({update.batch}, {update.n_features})"
+                )
+        alive += extracted
+        update.raw, update.next_raw, update.raw_target = place(raw.detach()), place(next_raw), place(raw_target)
+        update.last_raw = place(last_raw)
         return raw
 
     def _act(self, batch: Batch, place: Any, alive: list[Any]) -> None:
@@ -235,7 +242,9 @@ class NativeStep:
         update = self.plan.update
         if update.world_model != WorldModel.GIVEN:
             if c.learns_world_model:
-                alive.append(weights := policy.bootstrap_weights(update.batch))
+                weights = policy.bootstrap_weights(update.batch)
+                if isinstance(weights, th.Tensor):
+                    alive.append(weights := weights.expand(policy.world_model.ensemble_size, update.batch, 1))
                 update.bootstrap_weights = place(weights)
             return
         with th.no_grad():
@@ -281,7 +290,7 @@ class NativeStep:
             if source != Source.COST:
                 continue
             with th.no_grad():
-                alive.append(cost := term.cost(transition))
+                alive.append(cost := term.cost(transition).expand(update.batch, 1))
             head.cost = place(cost)
         update.pessimism, update.target_entropy = policy.pessimism.item(), c.target_entropy.item()
         update.bootstrap_entropy, update.precision_learns = c.bootstrap_entropy, c.learns_precision

@@ -96,14 +96,8 @@ class Watch:
         policy, groups = self.policy, self.optimizer.param_groups
         found = [(len(group["params"]), type(group["lr"]), *RULES(group)) for group in groups] if self._is_adam() else []
         heard = any(chain.from_iterable(map(HOOKS, self.hooked))) or any_global_hook() or is_heard_optimizer(self.optimizer)
-        return [
-            *found,
-            heard,
-            policy.lookahead,
-            policy.novelty,
-            *(getattr(t, "novelty", "") for t in policy.terms.values()),
-            *(t.weight == "auto" for t in policy.terms.values()),
-        ]
+        terms = ((type(term.weight) is str, getattr(term, "novelty", "")) for term in policy.terms.values())
+        return [*found, heard, policy.lookahead, policy.novelty, *terms]
 
     def _is_adam(self) -> bool:
         """
