@@ -197,17 +197,14 @@ def pruning(objective: Callable[..., float]) -> Callable[..., float]:
 def complete_train_options(options: list[str]) -> list[str]:
     """
     :param options: options of ``train``
-    :return: the same, and for DAI one thread and the packaged hyperparameters unless other ones are given
+    :return: the same, and for DAI the packaged hyperparameters unless other ones are given
     """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--algo")
-    parser.add_argument("--num-threads")
     parser.add_argument("-conf", "--conf-file", default="dai")
     given, _ = parser.parse_known_args(options)
     if given.algo != "dai":
         return options
-    if given.num_threads is None:
-        options = [*options, "--num-threads", "1"]  # nets this small lose more than they gain by several
     name = given.conf_file.removeprefix(HYPERPARAMS_MODULE)
     path = hyperparams_file(name)
     if path.is_file():

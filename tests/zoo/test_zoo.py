@@ -59,7 +59,6 @@ def test_train_writes_what_the_zoo_writes(logs: Path) -> None:
 def test_saved_run_names_no_path_of_this_machine(logs: Path) -> None:
     args = saved(logs, "args.yml")
     assert args["conf_file"] == "sb3_dai.hyperparams.dai"
-    assert args["num_threads"] == 1
     source = yaml.safe_load(zoo.hyperparams_file("dai").read_text())
     assert saved(logs, "config.yml") == {**source[ENV_ID], "n_steps": 3, "buffer_size": 5000}
 
