@@ -15,7 +15,7 @@ beside SBX's DQN or SAC where that is installed (extra ``sbx``).
 ``steps`` times a gradient step and one ``predict`` of one observation, the first one after gradient steps by itself. All
 models have the same layers and batch and take turns, so that what else the machine does hits all of them; the ratio is the
 median over the turns. Where DQN is the peer, there are also rows for agents that observe numbered states or choose several
-actions at once, which DQN cannot: the ratio is to DQN on --env. ``compile`` says what the first compiled gradient steps cost,
+actions at once: their ratio is to DQN on --env. ``compile`` says what the first compiled gradient steps cost,
 ``environments`` how many steps a second a training run takes, ``scale`` how the cost of a gradient step grows, and ``memory``
 the largest that a process gets. A backend that the machine or the agent does not allow has no row. Read the ratios: absolute
 times differ from machine to machine and from run to run.
@@ -43,6 +43,7 @@ from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
+from wrappers import ManyChoices
 
 import sb3_dai.envs  # noqa: F401  registers them
 from sb3_dai import DAI
@@ -53,27 +54,6 @@ N_RANDOM = 1000
 
 BACKENDS = ("eager", "native", "compile")
 
-
-class ManyChoices(gym.Env):
-    """
-    Four random numbers, whatever is chosen.
-
-    :param action_space: Action space
-    """
-
-    observation_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
-
-    def __init__(self, action_space: spaces.Space) -> None:
-        self.action_space = action_space
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        return self.observation_space.sample(), 0.0, False, False, {}
-
-
 for name, choices in {"MultiDiscrete": spaces.MultiDiscrete([3] * 5), "MultiBinary": spaces.MultiBinary(8)}.items():
     gym.register(f"sb3_dai_benchmark/{name}-v0", ManyChoices, max_episode_steps=200, kwargs=dict(action_space=choices))
 
@@ -82,7 +62,7 @@ OTHER_SPACES = {
     "5 choices of 3": "sb3_dai_benchmark/MultiDiscrete-v0",
     "8 choices of 2": "sb3_dai_benchmark/MultiBinary-v0",
 }
-"""Environments whose spaces DQN cannot read, or reads as another kind of observation."""
+"""Environments with other spaces than vectors and one choice."""
 
 # Three stacked frames of 64 by 64 without a game
 gym.register("sb3_dai_benchmark/Images-v0", "stable_baselines3.common.envs:FakeImageEnv", kwargs=dict(

@@ -74,7 +74,7 @@ class BatchedLayerNorm(nn.Module):
         :param inputs: shape (n_members, batch, dim)
         :return: same shape
         """
-        if len(inputs) == 1:  # Of one member it is torch's, in one call
+        if inputs.shape[0] == 1:  # Of one member it is torch's, in one call
             return th.layer_norm(inputs, self.shape, self.weight.view(-1), self.bias.view(-1), LAYER_NORM_EPS)
         return th.addcmul(self.bias, th.layer_norm(inputs, self.shape, eps=LAYER_NORM_EPS), self.weight)
 

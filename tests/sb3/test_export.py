@@ -36,8 +36,8 @@ def test_exported_policies_act_as_predict_does(observation_space, action_space, 
     expected, _ = model.predict(observations, deterministic=True)
     assert len(np.unique(expected, axis=0)) > 1, "one action only shows little"
 
-    names = {"observations": model.policy.obs_to_tensor(observations)[0].numpy()}
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    names = {"DAI": DAI, "observations": model.policy.obs_to_tensor(observations)[0].numpy()}
+    _, code, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself, and of torch about the tracer
         exec(code, names)
