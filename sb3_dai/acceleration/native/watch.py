@@ -67,7 +67,9 @@ class Watch:
 
     def __init__(self, policy: Any) -> None:
         self.policy, self.optimizer = policy, policy.optimizer
-        self.own = [vars(module) for module in modules_of(policy, extractors=True)]
+        parts = chain.from_iterable(map(PARTS, map(vars, modules_of(policy, extractors=True))))
+        self.own = [dictionary for dictionary in parts if dictionary]
+        """Where modules keep what they consist of"""
         self.hooked = [vars(module) for module in modules_of(policy)]
         self.parts = [*self._parts()]
         self.learned = [parameter for group in policy.optimizer.param_groups for parameter in group["params"]]
@@ -79,8 +81,7 @@ class Watch:
         """
         :return: modules, parameters, buffers and what the optimizer keeps
         """
-        dictionaries = chain(chain.from_iterable(map(PARTS, self.own)), self.optimizer.state.values())
-        return chain.from_iterable(map(dict.values, dictionaries))
+        return chain.from_iterable(map(dict.values, chain(self.own, self.optimizer.state.values())))
 
     def _places(self) -> list[Any]:
         """
