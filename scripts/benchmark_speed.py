@@ -38,6 +38,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from provenance import provenance
 from sb3_contrib import QRDQN, TQC
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -145,19 +146,20 @@ def microseconds(function: Callable[[], Any], n_calls: int) -> float:
     return (time.perf_counter() - start) / n_calls * 1e6
 
 
-def gradient_step_time(model: Any, n_steps: int) -> float:
+def gradient_step_time(model: Any, n_steps: int, per_call: int = 4) -> float:
     """
-    :param model: what to train, with two gradient steps a call
+    :param model: what to train
     :param n_steps: number of gradient steps
+    :param per_call: of them in a call of ``train``
     :return: microseconds of one
     """
 
     def train() -> None:
-        model.train(gradient_steps=2, batch_size=model.batch_size)
+        model.train(gradient_steps=per_call, batch_size=model.batch_size)
         if th.device(model.device).type == "cuda":
             th.cuda.synchronize()
 
-    return microseconds(train, max(n_steps // 2, 1)) / 2
+    return microseconds(train, max(n_steps // per_call, 1)) / per_call
 
 
 def steps(args: argparse.Namespace) -> dict[str, Any]:
@@ -184,7 +186,7 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
             def act(model: Any = model, observation: Any = observations[name]) -> Any:
                 return model.predict(observation, deterministic=True)
 
-            step = gradient_step_time(model, args.gradient_steps)
+            step = gradient_step_time(model, args.gradient_steps, args.per_call)
             # The first leaves training mode, and finds another program in the processor's caches
             taken = step, microseconds(act, 1), microseconds(act, args.gradient_steps)
             if turn > 0:  # The first is to warm up
@@ -373,6 +375,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--gradient-steps", type=int, default=100, help="gradient steps in a turn")
+    parser.add_argument("--per-call", type=int, default=4, help="gradient steps in a call of train, by default as DAI's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--figure", help="of scale")
@@ -382,7 +385,7 @@ def main() -> None:
     th.set_num_threads(args.threads)
     results = COMMANDS[args.command](args)
     if args.command != "first":
-        write_json(args.out, {**vars(args), "torch": th.__version__, "results": results})
+        write_json(args.out, {**vars(args), **provenance(), "results": results})
 
 
 if __name__ == "__main__":

@@ -183,6 +183,11 @@ class NativeStep:
             update.raw = update.raw_target = update.next_raw = update.last_raw = None
             update.last_states = None if same else place(n_step.next_observations, th.int64)
             return None
+        if policy.reads_vectors:  # Of which nothing is extracted: some calls less
+            alive += (parts := [one_step.observations, one_step.next_observations, n_step.next_observations])
+            update.raw, update.next_raw, update.last_raw = map(place, parts)
+            update.raw_target, update.last_raw = update.raw, None if same else update.last_raw
+            return one_step.observations  # type: ignore[return-value]
         target = policy.features_extractor_target
         with th.no_grad():
             next_raw = policy.extract_features(one_step.next_observations, target)
