@@ -11,6 +11,12 @@ from sb3_dai.nets.ensembles import BatchedLinear
 WIDE = 2**22
 """Multiplications of a layer of one member from which several threads pay."""
 
+VERY_WIDE = 2**24
+"""
+Multiplications of a layer of one member up to which the native step, which has one thread, is as fast as torch with any
+number: half of an eager step are then calls that threads do not share (docs/speed.md).
+"""
+
 
 def is_small(policy: Any, batch_size: int) -> bool:
     """

@@ -112,7 +112,9 @@ def test_wide_layers_keep_several_threads():
     before = th.get_num_threads()
     th.set_num_threads(2)
     try:
-        model = make(backend="native", policy_kwargs=dict(net_arch=[512, 512]))
+        wide = make(backend="native", batch_size=256, policy_kwargs=dict(net_arch=[256, 256]), learning_starts=55)
+        assert wide.learn(60).backend == "native"
+        model = make(backend="native", batch_size=256, policy_kwargs=dict(net_arch=[512, 512]), learning_starts=55)
         with pytest.warns(UserWarning, match="torch has 2 threads for wide layers, and it has one"):
             assert model.learn(60).backend == "eager"
         th.set_num_threads(1)

@@ -10,7 +10,7 @@ from sb3_dai.acceleration.native.library import library
 from sb3_dai.acceleration.native.plan import Plan
 from sb3_dai.acceleration.native.structures import Group, Outcome, Source, WorldModel
 from sb3_dai.acceleration.native.watch import Watch
-from sb3_dai.acceleration.threads import WIDE
+from sb3_dai.acceleration.threads import VERY_WIDE
 from sb3_dai.checks import check_losses
 from sb3_dai.efe import PreferenceTerm, Transition
 from sb3_dai.learning.batch import Batch
@@ -58,7 +58,7 @@ class NativeStep:
         different = self.fingerprint.difference()
         if different is not None or self.plan is None:
             return different or self.reason
-        if th.get_num_threads() > 1 and self.plan.widest * batch_size >= WIDE:
+        if th.get_num_threads() > 1 and self.plan.widest * batch_size > VERY_WIDE:
             return f"torch has {th.get_num_threads()} threads for wide layers, and it has one"
         self._show_gradients()
         self.plan.refresh()
