@@ -21,7 +21,6 @@ import contextlib
 import io
 import json
 import pkgutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -31,7 +30,7 @@ import numpy as np
 import torch as th
 import yaml
 from measures import Clock, measure_of, shorten, steps_to_threshold
-from provenance import provenance
+from provenance import finished, provenance
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import load_results
 
@@ -219,23 +218,6 @@ def key_of(result: dict[str, Any]) -> tuple[Any, ...]:
     :return: what it is a run of
     """
     return tuple(result.get(name) for name in ("agent", "env", "steps", "seed", "variant"))
-
-
-def finished(path: Path, origin: dict[str, Any]) -> list[dict[str, Any]]:
-    """
-    :param path: of the results
-    :param origin: of those that are to be made
-    :return: those that are there already, which are not made again
-    :raises SystemExit: if they are of another commit
-    """
-    results = json.loads(path.read_text()) if path.is_file() else []
-    others = {result.get("commit", "unknown") for result in results} - {origin["commit"]}
-    if others:
-        sys.exit(
-            f"{path} has runs of commit {', '.join(sorted(others))}, and this is {origin['commit']}: give another --out, or "
-            "--fresh to replace them"
-        )
-    return results
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ import numpy as np
 import torch as th
 import yaml
 from joblib import Parallel, delayed
+from provenance import finished, provenance
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -270,6 +271,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="steps in a block")
     parser.add_argument("--seeds", required=True, help="first-last, for example 100-119")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--fresh", action="store_true", help="replace the results of --out instead of adding to them")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
 
@@ -282,9 +284,12 @@ def main() -> None:
     first, _, last = args.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
     tasks = [(agent, world, args.blocks, args.steps, seed, args.config) for agent in args.agents for seed in seeds]
-    results = []
+    origin = provenance()
+    results = [] if args.fresh else finished(Path(args.out), origin)
+    known = [(result["agent"], result["world"], result["seed"]) for result in results]
+    tasks = [task for task in tasks if (task[0], world, task[4]) not in known]
     for result in Parallel(n_jobs=args.jobs, return_as="generator")(delayed(run)(*task) for task in tasks):
-        results.append(result)
+        results.append({**result, **origin})
         write_json(args.out, results)  # after each run: a long sweep that is stopped keeps what it has
 
     for agent in args.agents:

@@ -1,7 +1,8 @@
-"""Where a result comes from: commit, versions, processor, date and command."""
+"""Where a result comes from (commit, versions, processor, date and command), and which results are there already."""
 
 import datetime
 import importlib.metadata
+import json
 import platform
 import subprocess
 import sys
@@ -56,3 +57,20 @@ def provenance() -> dict[str, Any]:
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     return {"commit": commit(), "versions": versions, "processor": processor(), "date": today, "command": command}
+
+
+def finished(path: Path, origin: dict[str, Any]) -> list[dict[str, Any]]:
+    """
+    :param path: of the results
+    :param origin: of those that are to be made
+    :return: those that are there already, which are not made again
+    :raises SystemExit: if they are of another commit
+    """
+    results = json.loads(path.read_text()) if path.is_file() else []
+    others = {result.get("commit", "unknown") for result in results} - {origin["commit"]}
+    if others:
+        sys.exit(
+            f"{path} has runs of commit {', '.join(sorted(others))}, and this is {origin['commit']}: give another --out, or "
+            "--fresh to replace them"
+        )
+    return results
