@@ -21,4 +21,4 @@ evaluate mountaincarcontinuous_dai_default_10k MountainCarContinuous-v0 dai:defa
 evaluate mountaincarcontinuous_sparse_dai_default_10k sb3_dai/MountainCarContinuousSparse-v0 dai:default 10000 100-109
 evaluate deepsea10_dai sb3_dai/DeepSea10-v0 dai 10000 100-104 --stop-when-solved
 evaluate deepsea20_dai sb3_dai/DeepSea20-v0 dai 40000 100-104 --stop-when-solved
-evaluate minatar_breakout_dai_100k MinAtar/Breakout-v1 dai 100000 100-102 --register minatar.gym:register_envs
+evaluate minatar_breakout_dai_100k MinAtar/Breakout-v1 dai 100000 100-104 --register minatar.gym:register_envs
