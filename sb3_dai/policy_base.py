@@ -23,8 +23,6 @@ from sb3_dai.nets.statistics import RunningNorm
 from sb3_dai.saving import CrashSafePolicy
 from sb3_dai.world_model import WorldModel
 
-NET_NAMES = ("transition", "policy", "value")
-
 COPIES = ("_target", "_average")
 """Ends of the names of the nets that follow those that are trained."""
 

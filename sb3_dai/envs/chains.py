@@ -1,4 +1,4 @@
-"""The bandit and the chain of seed document 003."""
+"""A bandit and a chain of three states, small enough to know the best policy."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from sb3_dai.envs.tabular import Outcome, TabularEnv
 
 class Bandit(TabularEnv):
     """
-    The first environment of seed document 003: one state, three actions, reward 1 for action 0 and none for the others. It
+    One state, three actions, reward 1 for action 0 and none for the others. It
     never ends by itself.
 
     :param rewards: reward of each action
@@ -38,7 +38,7 @@ class Bandit(TabularEnv):
 
 class ThreeStateChain(TabularEnv):
     """
-    The second environment of seed document 003: three states in a row, actions Left, Center and Right. Center in the rightmost
+    Three states in a row, actions Left, Center and Right. Center in the rightmost
     state pays 1 and ends the episode; every other step pays -0.05. Episodes start in the leftmost state. The observation is 0,
     1 or 2 from left to right (the seed's state is -1, 0 or 1).
 

@@ -1,4 +1,4 @@
-"""Grids of seed documents 001 and 002."""
+"""A grid to explore without reward, and one with treacherous rewards."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -29,7 +29,7 @@ def check_cell(name: str, cell: Any, shape: tuple[int, int]) -> tuple[int, int]:
 
 class GridWorld(TabularEnv):
     """
-    The grid of seed document 001: pymdp's GridWorld of 7 by 7 cells, entered in the middle, without "stay" and without
+    pymdp's GridWorld of 7 by 7 cells, entered in the middle, without "stay" and without
     reward. The observation is row * n_columns + column, counted from the top left. Actions are Up, Right, Down, Left (and
     Stay), as in pymdp. A move off the grid or into a wall leaves the agent where it is.
 
@@ -111,7 +111,7 @@ class GridWorld(TabularEnv):
         return divmod(self.state, self.shape[1])
 
 
-#: Reward of each cell in seed document 002
+#: Reward of each cell of the treacherous grid
 TREACHEROUS_REWARDS = (
     (-1, -1, -1, -10, -1, 1000),
     (-100, -1, -10, -1, -10, -10),
@@ -124,7 +124,7 @@ TREACHEROUS_REWARDS = (
 
 class TreacherousGrid(TabularEnv):
     """
-    The grid of seed document 002: every cell has a reward, and 1000 is paid for each step that ends in the top right one,
+    Every cell has a reward, and 1000 is paid for each step that ends in the top right one,
     which does not end the episode. The way there leads past cells of -10 and -100. The observation is
     row * n_columns + column, counted from the top left (the seed's policy reads row and column as two numbers).
 
