@@ -44,9 +44,9 @@ def processor() -> str:
     return f"{name}, family {numbers[0]}, model {numbers[1]}"
 
 
-def provenance() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """
-    :return: what a result file says of its origin
+    :return: versions of Python and packages, and the processor: what a result says of the machine that made it
     """
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -54,9 +54,16 @@ def provenance() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    return {"versions": versions, "processor": processor()}
+
+
+def provenance() -> dict[str, Any]:
+    """
+    :return: what a result file says of its origin
+    """
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    return {"commit": commit(), "versions": versions, "processor": processor(), "date": today, "command": command}
+    return {"commit": commit(), **machine(), "date": today, "command": command}
 
 
 def finished(path: Path, origin: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
-from evaluate import PEERS, find_entry, hyperparameters, replace, run
 from measures import (
     Clock,
     TVShare,
@@ -20,6 +19,7 @@ from measures import (
     solved_at,
     steps_to_threshold,
 )
+from runs import PEERS, find_entry, hyperparameters, replace, run
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
