@@ -10,8 +10,9 @@ file in the store as soon as it ends. Call the same command again after a crash:
     python scripts/benchmark.py scripts/suites/first.yml --store docs/results/first --engine dask --address tcp://host:8786
     python scripts/benchmark.py scripts/suites/first.yml --store docs/results/first --engine ray --address auto
 
-Dask and Ray run on clusters that exist already, or start one of ``--jobs`` workers on this machine if no address is given. Their
-workers need this package installed; these scripts are sent to them. ``scripts/report.py`` makes tables and figures of the store.
+Dask and Ray run on clusters that exist already, or start one of ``--jobs`` workers on this machine if no address is given.
+Their workers need this package installed; these scripts are sent to them. ``scripts/report.py`` makes tables and figures of
+the store.
 """
 
 import argparse
@@ -65,15 +66,14 @@ def jobs_of(suite: dict[str, Any]) -> list[Job]:
                 _check_keys(f"agent {name}", agent, AGENT_KEYS)
                 named = agent["algo"] if agent.get("entry") is None else f"{agent['algo']}:{agent['entry']}"
                 entry = agent["entry"] if isinstance(agent.get("entry"), dict) else hyperparameters(named, environment)
-                jobs += [
-                    {
-                        "environment": environment, "agent": name, "label": agent.get("label", name), "algo": agent["algo"], "steps": int(task["steps"]), "seed": seed,
-                        "entry": replace(entry, agent.get("params") or {}), "episodes": int(task.get("episodes", 20)),
-                        "threshold": task.get("threshold"), "env_kwargs": task.get("env_kwargs"),
-                        "register": task.get("register"), "points": int(suite.get("points", 100)),
-                    }
-                    for seed in seeds_of(task["seeds"])
-                ]  # fmt: skip
+                job = {
+                    "environment": environment, "agent": name, "label": agent.get("label", name), "algo": agent["algo"],
+                    "steps": int(task["steps"]), "entry": replace(entry, agent.get("params") or {}),
+                    "episodes": int(task.get("episodes", 20)), "threshold": task.get("threshold"),
+                    "env_kwargs": task.get("env_kwargs"), "register": task.get("register"),
+                    "points": int(suite.get("points", 100)),
+                }  # fmt: skip
+                jobs += [{**job, "seed": seed} for seed in seeds_of(task["seeds"])]
     names = [name_of(job) for job in jobs]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
@@ -122,13 +122,17 @@ def work(job: Job, origin: dict[str, Any]) -> tuple[Job, Row]:
         )  # fmt: skip
     except Exception:
         return job, {"error": traceback.format_exc()}
-    row = {
-        **row,
-        "agent_name": job["agent"],
-        "label": job["label"],
-        "entry": {name: str(value) for name, value in job["entry"].items()},
-    }
-    return job, {**row, "code": code_digest() if job["algo"] == "dai" else None, **origin, **machine()}
+    names = {"agent_name": job["agent"], "label": job["label"], "entry": texts(job["entry"])}
+    code = code_digest() if job["algo"] == "dai" else None
+    return job, {**row, **names, "code": code, **origin, **machine()}
+
+
+def texts(entry: dict[str, Any]) -> dict[str, str]:
+    """
+    :param entry: hyperparameters
+    :return: the same as the row of a run has them
+    """
+    return {name: str(value) for name, value in entry.items()}
 
 
 def is_finished(job: Job, row: Row | None, code: str, keeps_other_code: bool) -> bool:
@@ -142,16 +146,15 @@ def is_finished(job: Job, row: Row | None, code: str, keeps_other_code: bool) ->
     """
     if row is None:
         return False
-    if row["entry"] != {name: str(value) for name, value in job["entry"].items()}:
-        sys.exit(f"{name_of(job)}: the store has it with other hyperparameters. Give another --store, or remove the file")
+    remedy = "Give another --store, or remove the file"
+    if row["entry"] != texts(job["entry"]):
+        sys.exit(f"{name_of(job)}: the store has it with other hyperparameters. {remedy}")
     if len(row["scores"]) != job["episodes"]:
-        sys.exit(
-            f"{name_of(job)}: the store has it with {len(row['scores'])} episodes. Give another --store, or remove the file"
-        )
+        sys.exit(f"{name_of(job)}: the store has it with {len(row['scores'])} episodes. {remedy}")
     if not keeps_other_code and row["code"] not in (None, code):
         sys.exit(
-            f"{name_of(job)}: the store has it from commit {row['commit']}, whose package trains otherwise than this one. Give "
-            "another --store, or --keep-other-code to count it all the same; its row says the commit"
+            f"{name_of(job)}: the store has it from commit {row['commit']}, whose package trains otherwise than this one. "
+            f"{remedy}, or --keep-other-code to count it all the same: its row says the commit"
         )
     return True
 
@@ -162,11 +165,8 @@ def cost_of(job: Job, rows: list[Row]) -> float:
     :param rows: finished ones
     :return: expected seconds of a core: those of the same agent in the same environment a step, else a rough guess
     """
-    alike = [
-        row["cpu_seconds"] / row["steps"]
-        for row in rows
-        if (row["agent_name"], row["env"]) == (job["agent"], job["environment"])
-    ]
+    name = job["agent"], job["environment"]
+    alike = [row["cpu_seconds"] / row["steps"] for row in rows if (row["agent_name"], row["env"]) == name]
     if alike:
         return float(np.median(alike)) * job["steps"]
     train_freq = job["entry"].get("train_freq", 1)
@@ -208,9 +208,8 @@ def engine(name: str, address: str | None, jobs: int) -> Iterator[int]:
             supports_return_generator = True
 
         joblib.register_parallel_backend("ray", Backend)
-        ray.init(
-            address=address, num_cpus=None if address else jobs, runtime_env={"working_dir": str(SCRIPTS)}, log_to_driver=False
-        )
+        sent = {"working_dir": str(SCRIPTS)}
+        ray.init(address=address, num_cpus=None if address else jobs, runtime_env=sent, log_to_driver=False)
         try:
             with joblib.parallel_config("ray", ray_remote_args={"max_restarts": 3, "max_task_retries": 3}):
                 yield -1
@@ -239,9 +238,7 @@ def results_of(jobs: list[Job], origin: dict[str, Any], n_jobs: int, retries: in
         except Exception as error:
             if attempt == retries:
                 raise
-            print(
-                f"{type(error).__name__}: {error}. Starting the {len(left)} unfinished jobs again", file=sys.stderr, flush=True
-            )
+            print(f"{type(error).__name__}: {error}. {len(left)} unfinished jobs start again", file=sys.stderr, flush=True)
 
 
 def dry_run(jobs: list[Job], todo: list[Job], rows: list[Row]) -> None:
@@ -286,26 +283,23 @@ def main() -> None:
     if args.dry_run:
         return dry_run(jobs, todo, rows)
 
-    costs = {name_of(job): cost_of(job, rows) for job in todo}
     failed: list[str] = []
     layout = "{l_bar}{bar}| {postfix} [{elapsed}<{remaining}]"
-    with (
-        store.lock(),
-        engine(args.engine, args.address, args.jobs) as n_jobs,
-        tqdm(total=sum(costs.values()), bar_format=layout) as bar,
-    ):
-        bar.set_postfix_str(f"{len(jobs) - len(todo)} of {len(jobs)} finished")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(store.lock())
+        n_jobs = stack.enter_context(engine(args.engine, args.address, args.jobs))
+        bar = stack.enter_context(tqdm(total=sum(cost_of(job, rows) for job in todo), bar_format=layout))
         # The longest first, so that none is left alone at the end
-        for n_done, (job, row) in enumerate(
-            results_of(sorted(todo, key=lambda job: -costs[name_of(job)]), provenance(), n_jobs, args.retries), 1
-        ):
+        todo.sort(key=lambda job: -cost_of(job, rows))
+        bar.set_postfix_str(f"{len(jobs) - len(todo)} of {len(jobs)} finished")
+        for n_ended, (job, row) in enumerate(results_of(todo, provenance(), n_jobs, args.retries), 1):
             if "error" in row:
                 failed.append(f"{name_of(job)}\n{row['error']}")
             else:
                 store.write(job, {**row, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
                 tqdm.write(f"{name_of(job)}: {np.mean(row['scores']):.1f} in {row['seconds']:.0f} s")
-            bar.update(costs[name_of(job)])
-            bar.set_postfix_str(f"{len(jobs) - len(todo) + n_done - len(failed)} of {len(jobs)} finished")
+            bar.set_postfix_str(f"{len(jobs) - len(todo) + n_ended - len(failed)} of {len(jobs)} finished", refresh=False)
+            bar.update(cost_of(job, rows))
     for text in failed:
         print(text, file=sys.stderr)
     if failed:
