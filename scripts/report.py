@@ -1,6 +1,9 @@
 """
 Tables and figures from the raw results under ``docs/results/``.
 
+    python scripts/report.py suite docs/results/first --suite scripts/suites/first.yml --into docs/results.md \\
+        --out docs/figures/first
+
     python scripts/report.py table docs/results/cartpole_dai_5k.json docs/results/cartpole_dqn_50k.json
     python scripts/report.py table docs/results/deepsea20_dqn.json
     python scripts/report.py table docs/results/pendulum_*.json --threshold -200 --window 10
@@ -17,8 +20,11 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import yaml
 from measures import median_reached, steps_to_threshold
-from rliable import library, metrics
+from store import Store
+from suite_figures import draw
+from suite_tables import interquartile_mean, markdown
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -73,18 +79,6 @@ def measured(runs: list[Run], threshold: float | None, window: int) -> dict[str,
     if "tv_share" in runs[0]:
         cells["time at the television"] = f"{np.mean([run['tv_share'] for run in runs]):.0%}"
     return cells
-
-
-def interquartile_mean(scores: np.ndarray) -> tuple[float, float, float]:
-    """
-    :param scores: one score a seed, shape (n_seeds,)
-    :return: interquartile mean and the ends of its 95 % interval
-    """
-    np.random.seed(0)  # rliable draws from numpy's global generator whatever random_state it is given
-    points, intervals = library.get_interval_estimates(
-        {"x": scores.reshape(-1, 1)}, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=2000
-    )
-    return float(points["x"][0]), *map(float, intervals["x"][:, 0])
 
 
 def table(paths: list[str], threshold: float | None = None, window: int = 100) -> None:
@@ -145,16 +139,44 @@ def curves(paths: list[str], out: str, window: int, linear: bool) -> None:
     figure.savefig(out, dpi=120)
 
 
+def write_between(page: Path, name: str, text: str) -> None:
+    """
+    Replace a part of a page.
+
+    :param page: a Markdown file
+    :param name: of the part, which stands between ``<!-- name -->`` and ``<!-- end of name -->``
+    :param text: what is to stand there
+    :raises SystemExit: if the page has no such part
+    """
+    old = page.read_text()
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    if old.count(begin) != 1 or old.count(end) != 1:
+        raise SystemExit(f"--into {page}: give it the lines {begin.strip()} and {end}, between which the tables are to stand")
+    page.write_text(old[: old.index(begin)] + begin + text + old[old.index(end) :])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["table", "curves"])
+    parser.add_argument("what", choices=["table", "curves", "suite"])
     parser.add_argument("results", nargs="+")
-    parser.add_argument("--out", help="of the figure")
+    parser.add_argument("--out", help="of the figure; of a store, a folder for its figures")
     parser.add_argument("--window", type=int, help="trailing episodes that are averaged: 100 for a table, 10 for curves")
     parser.add_argument("--threshold", type=float, help="of a table: also the steps to this mean training return")
     parser.add_argument("--linear", action="store_true", help="axis of environment steps")
+    parser.add_argument("--suite", help="of a store: the suite that it is of")
+    parser.add_argument("--into", type=Path, help="of a store: the page whose tables are replaced; printed if absent")
     args = parser.parse_args()
-    if args.what == "table":
+    if args.what == "suite":
+        suite, rows = yaml.safe_load(Path(args.suite).read_text()), Store(Path(args.results[0])).rows()
+        if not rows:
+            raise SystemExit(f"{args.results[0]}: no finished run is there")
+        if args.into is None:
+            print(markdown(rows, suite))
+        else:
+            write_between(args.into, f"suite {Path(args.suite).stem}", markdown(rows, suite) + "\n")
+        if args.out:
+            draw(rows, suite, Path(args.out))
+    elif args.what == "table":
         table(args.results, args.threshold, args.window or 100)
     else:
         curves(args.results, args.out or "docs/figures/cartpole.png", args.window or 10, args.linear)

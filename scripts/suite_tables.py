@@ -1,0 +1,206 @@
+"""Tables of the store of scripts/benchmark.py: a row for each agent in each environment, and comparisons over all of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from measures import median_reached
+from rliable import library, metrics
+from store import Row
+
+REPETITIONS = 2000
+"""Of the bootstrap."""
+
+
+def interquartile_mean(scores: np.ndarray) -> tuple[float, float, float]:
+    """
+    :param scores: one score a seed, shape (n_seeds,)
+    :return: interquartile mean and the ends of its 95 % interval (rliable, Agarwal et al. 2021, arXiv:2108.13264)
+    """
+    np.random.seed(0)  # rliable draws from numpy's global generator whatever random_state it is given
+    points, intervals = library.get_interval_estimates(
+        {"x": scores.reshape(-1, 1)}, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=REPETITIONS
+    )
+    return float(points["x"][0]), *map(float, intervals["x"][:, 0])
+
+
+def groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """
+    :param rows: of a store
+    :return: the seeds of each environment and agent, by both
+    """
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["env"], row["agent_name"]), []).append(row)
+    return found
+
+
+def means_of(rows: Sequence[Row]) -> np.ndarray:
+    """
+    :param rows: seeds of one agent in one environment
+    :return: mean score of the final checkpoint of each, shape (n_seeds,)
+    """
+    return np.array([np.mean(row["scores"]) for row in rows])
+
+
+def number(value: float, digits: int) -> str:
+    """
+    :param value: a score
+    :param digits: after the point
+    :return: its text
+    """
+    return f"{value:,.{digits}f}"
+
+
+def score_table(rows: Sequence[Row], suite: dict[str, Any]) -> list[str]:
+    """
+    :param rows: of a store
+    :param suite: that they are of
+    :return: lines of a Markdown table for each environment, in the order of the suite
+    """
+    found, lines = groups(rows), []
+    for task in suite["tasks"]:
+        for env in task["environments"]:
+            threshold = task.get("threshold")
+            headings = (
+                *("agent", "gradient steps", "interquartile mean [95 %]", "mean ± standard error", "all seeds"),
+                *(f"below {threshold:g}", f"steps to {threshold:g}, median", "core seconds", "`--only`"),
+            )
+            table = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+            for agent in task["agents"]:
+                seeds = found.get((env, agent))
+                if not seeds:
+                    continue
+                means = means_of(seeds)
+                digits = 1 if np.abs(means).max() > 10 else 3
+                iqm, low, high = (number(value, digits) for value in interquartile_mean(means))
+                error = number(means.std(ddof=1) / np.sqrt(len(means)), digits) if len(means) > 1 else "-"
+                shown = " ".join(number(value, digits) for value in means)
+                reached = median_reached([row["steps_to_threshold"]["steps"] for row in seeds])
+                cost = np.median([row["cpu_seconds"] for row in seeds])
+                steps = int(np.median([row["gradient_steps"] for row in seeds]))
+                cells = (
+                    *(
+                        seeds[0]["label"],
+                        f"{steps:,}",
+                        f"{iqm} [{low}, {high}]",
+                        f"{number(means.mean(), digits)} ± {error}",
+                        shown,
+                    ),
+                    *(f"{(means < threshold).sum()} of {len(means)}", reached, f"{cost:.0f}", f"`{env}:{agent}`"),
+                )
+                table.append("| " + " | ".join(cells) + " |")
+            if len(table) > 2:
+                lines += [f"### {env}, {task['steps']:,} steps", "", *table, ""]
+    return lines
+
+
+def normalized(scores: np.ndarray, env: str, suite: dict[str, Any]) -> np.ndarray:
+    """
+    :param scores: in an environment
+    :param env: the environment
+    :param suite: its ``scale`` has the score of a random policy and a good one
+    :return: 0 for random, 1 for good
+    """
+    random, good = suite["scale"][env]
+    return (scores - random) / (good - random)
+
+
+def matrix(rows: Sequence[Row], names: Sequence[str], envs: Sequence[str], suite: dict[str, Any]) -> np.ndarray:
+    """
+    :param rows: of a store
+    :param names: of one agent: it may have another name in other environments
+    :param envs: environments in which it has as many seeds as in the first
+    :param suite: that the rows are of
+    :return: normalised scores, shape (n_seeds, n_environments)
+    """
+    found = groups(rows)
+    columns = [next(found[env, name] for name in names if (env, name) in found) for env in envs]
+    return np.stack([normalized(means_of(seeds), env, suite) for env, seeds in zip(envs, columns, strict=True)], axis=1)
+
+
+def names_of(label: str, suite: dict[str, Any]) -> list[str]:
+    """
+    :param label: of an agent
+    :param suite: that describes it
+    :return: its names there
+    """
+    return [name for name, agent in suite["agents"].items() if agent.get("label", name) == label]
+
+
+def shared(rows: Sequence[Row], labels: Sequence[str], suite: dict[str, Any]) -> dict[int, list[str]]:
+    """
+    :param rows: of a store
+    :param labels: of agents
+    :param suite: that the rows are of
+    :return: environments in which all of them have rows, by the number of seeds, which is the same for all of them
+    """
+    found, envs = groups(rows), [env for task in suite["tasks"] for env in task["environments"]]
+    by_seeds: dict[int, list[str]] = {}
+    for env in envs:
+        counts = {max((len(found.get((env, name), [])) for name in names_of(label, suite)), default=0) for label in labels}
+        if len(counts) == 1 and 0 not in counts:
+            by_seeds.setdefault(counts.pop(), []).append(env)
+    return by_seeds
+
+
+def improvement(x: np.ndarray, y: np.ndarray) -> float:
+    """
+    :param x: scores of an agent, shape (n_seeds, n_environments)
+    :param y: of another one
+    :return: probability that a run of the first scores higher than one of the second, mean over environments; a tie counts
+        half. It is ``rliable.metrics.probability_of_improvement``, which takes minutes in a bootstrap
+    """
+    wins = (x[:, None] > y[None]) + 0.5 * (x[:, None] == y[None])
+    return float(wins.mean())
+
+
+def improvement_table(rows: Sequence[Row], suite: dict[str, Any], label: str = "DAI") -> list[str]:
+    """
+    :param rows: of a store
+    :param suite: that they are of
+    :param label: of the agent that is compared
+    :return: lines of a Markdown table: probability of improvement over each other agent
+    """
+    lines = [f"| {label} beside | environments | seeds each | probability of improvement [95 %] |", "|---|---|---|---|"]
+    others = dict.fromkeys(agent.get("label", name) for name, agent in suite["agents"].items())
+    for other in [text for text in others if text != label]:
+        for n_seeds, envs in shared(rows, [label, other], suite).items():
+            pair = tuple(matrix(rows, names_of(text, suite), envs, suite) for text in (label, other))
+            np.random.seed(0)
+            points, intervals = library.get_interval_estimates(
+                {"x": pair}, lambda x, y: np.array([improvement(x, y)]), reps=REPETITIONS
+            )
+            low, high = intervals["x"][:, 0]
+            lines.append(f"| {other} | {', '.join(envs)} | {n_seeds} | {points['x'][0]:.2f} [{low:.2f}, {high:.2f}] |")
+    return [*lines, ""]
+
+
+def origin_lines(rows: Sequence[Row]) -> list[str]:
+    """
+    :param rows: of a store
+    :return: where they come from, one sentence each
+    """
+
+    def all_of(name: str) -> str:
+        return ", ".join(sorted({str(row[name]) for row in rows}))
+
+    versions = rows[0]["versions"]
+    hours = sum(row["cpu_seconds"] for row in rows) / 3600
+    return [
+        f"{len(rows)} runs, {hours:.1f} core hours. Commit {all_of('commit')}. Processor: {all_of('processor')}. "
+        + ", ".join(f"{name} {versions[name]}" for name in ("torch", "stable-baselines3", "sb3-contrib", "gymnasium"))
+        + ".",
+        "",
+    ]
+
+
+def markdown(rows: Sequence[Row], suite: dict[str, Any]) -> str:
+    """
+    :param rows: of a store
+    :param suite: that they are of
+    :return: the part of docs/results.md that they make
+    """
+    return "\n".join(
+        [*origin_lines(rows), *score_table(rows, suite), "### All tasks together", "", *improvement_table(rows, suite)]
+    )
