@@ -1,0 +1,110 @@
+"""Tables and figures of a benchmark store, from rows worked by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rliable")
+import report
+import yaml
+from report import write_between
+from rliable import metrics
+from store import Store
+from suite_figures import draw
+from suite_tables import improvement, improvement_table, markdown, matrix, score_table
+
+ROOT = Path(__file__).parent.parent.parent
+SUITE = {
+    "scale": {"A": [0.0, 100.0], "B": [-10.0, 10.0]},
+    "agents": {
+        "dai": {"label": "DAI", "algo": "dai"},
+        "dai_wide": {"label": "DAI", "algo": "dai"},
+        "dqn": {"label": "DQN", "algo": "dqn"},
+    },
+    "tasks": [
+        {"environments": ["A"], "agents": ["dai", "dqn"], "steps": 10, "seeds": "0-1", "threshold": 50},
+        {"environments": ["B"], "agents": ["dai_wide", "dqn"], "steps": 10, "seeds": "0-1", "threshold": 5},
+    ],
+}
+
+
+def row(env, agent, seed, score):
+    return {
+        "env": env, "agent_name": agent, "label": SUITE["agents"][agent]["label"], "steps": 10, "seed": seed,
+        "scores": [score - 1.0, score + 1.0], "gradient_steps": 40, "cpu_seconds": 3.0, "train_returns": [score, score],
+        "train_lengths": [5, 5], "steps_to_threshold": {"threshold": 50, "steps": 8 if score > 50 else None},
+        "commit": "abc", "processor": "P",
+        "versions": dict.fromkeys(("torch", "stable-baselines3", "sb3-contrib", "gymnasium"), "1"),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def few_repetitions(monkeypatch):
+    monkeypatch.setattr("suite_tables.REPETITIONS", 100)
+    monkeypatch.setattr("suite_figures.REPETITIONS", 100)
+
+
+@pytest.fixture
+def rows():
+    scores = {("A", "dai"): (100, 60), ("A", "dqn"): (40, 60), ("B", "dai_wide"): (10, 0), ("B", "dqn"): (-10, -10)}
+    return [row(*key, seed, float(score)) for key, pair in scores.items() for seed, score in enumerate(pair)]
+
+
+def test_a_row_has_the_mean_its_error_all_seeds_and_the_failures(rows, few_repetitions):
+    lines = score_table(rows, SUITE)
+    (dqn,) = [line for line in lines if "`A:dqn`" in line]
+    cells = [cell.strip() for cell in dqn.strip("|").split("|")]
+    # Standard error of 40 and 60: their deviation 14.14 by the root of 2
+    assert cells[:2] == ["DQN", "40"]
+    assert cells[3:7] == ["50.0 ± 10.0", "40.0 60.0", "1 of 2", "- (1 of 2)"]
+    assert lines[0] == "### A, 10 steps"
+
+
+def test_an_agent_with_one_label_and_two_names_is_compared_over_all_environments(rows, few_repetitions):
+    scores = matrix(rows, ["dai", "dai_wide"], ["A", "B"], SUITE)
+    assert scores.tolist() == [[1.0, 1.0], [0.6, 0.5]]
+    (line,) = [line for line in improvement_table(rows, SUITE) if line.startswith("| DQN")]
+    # A: of four pairs three are won and one is a tie; B: all are won
+    assert "| A, B | 2 | 0.94 [" in line
+
+
+def test_improvement_is_that_of_rliable():
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 5, (6, 3)).astype(float), generator.integers(0, 5, (4, 3)).astype(float)
+    assert improvement(x, y) == pytest.approx(metrics.probability_of_improvement(x, y))
+
+
+def test_agents_without_rows_are_left_out(rows, few_repetitions):
+    some = [row for row in rows if row["agent_name"] != "dqn"]
+    assert not any("DQN" in line for line in score_table(some, SUITE) + improvement_table(some, SUITE))
+
+
+def test_figures_are_written_and_do_not_change(rows, tmp_path, few_repetitions):
+    for folder in ("one", "two"):
+        draw(rows, SUITE, tmp_path / folder)
+    names = {f"{name}.{suffix}" for name in ("scores", "curves", "profiles") for suffix in ("png", "svg")}
+    assert {path.name for path in (tmp_path / "one").iterdir()} == names
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+
+
+def test_a_part_of_a_page_is_replaced(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- suite x -->\nold\n<!-- end of suite x -->\nafter\n")
+    write_between(page, "suite x", "new\n")
+    assert page.read_text() == "before\n<!-- suite x -->\nnew\n<!-- end of suite x -->\nafter\n"
+    with pytest.raises(SystemExit, match="suite y"):
+        write_between(page, "suite y", "new\n")
+
+
+def test_a_store_without_runs_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["report.py", "suite", str(tmp_path), "--suite", str(ROOT / "scripts/suites/first.yml")])
+    with pytest.raises(SystemExit, match="no finished run"):
+        report.main()
+
+
+@pytest.mark.skipif(not (ROOT / "docs" / "results" / "first").is_dir(), reason="the suite was not run yet")
+def test_the_results_page_has_the_tables_of_the_store():
+    suite = yaml.safe_load((ROOT / "scripts" / "suites" / "first.yml").read_text())
+    text = markdown(Store(ROOT / "docs" / "results" / "first").rows(), suite)
+    assert text in (ROOT / "docs" / "results.md").read_text()
