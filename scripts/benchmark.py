@@ -36,7 +36,7 @@ from tqdm import tqdm
 SCRIPTS = Path(__file__).parent
 Job = dict[str, Any]
 
-TASK_KEYS = {"environments", "agents", "steps", "seeds", "episodes", "threshold", "env_kwargs", "register"}
+TASK_KEYS = {"environments", "agents", "steps", "seeds", "episodes", "threshold", "env_kwargs", "register", "stop_when_solved"}
 AGENT_KEYS = {"algo", "entry", "params", "label"}
 
 
@@ -71,7 +71,7 @@ def jobs_of(suite: dict[str, Any]) -> list[Job]:
                     "steps": int(task["steps"]), "entry": replace(entry, agent.get("params") or {}),
                     "episodes": int(task.get("episodes", 20)), "threshold": task.get("threshold"),
                     "env_kwargs": task.get("env_kwargs"), "register": task.get("register"),
-                    "points": int(suite.get("points", 100)),
+                    "stop_when_solved": bool(task.get("stop_when_solved")), "points": int(suite.get("points", 100)),
                 }  # fmt: skip
                 jobs += [{**job, "seed": seed} for seed in seeds_of(task["seeds"])]
     names = [name_of(job) for job in jobs]
@@ -118,7 +118,7 @@ def work(job: Job, origin: dict[str, Any]) -> tuple[Job, Row]:
         row = run(
             job["algo"], job["environment"], job["steps"], job["seed"], entry=dict(job["entry"]),
             n_eval_episodes=job["episodes"], env_kwargs=job["env_kwargs"], register_envs=job["register"],
-            max_points=job["points"], threshold=job["threshold"],
+            stop_when_solved=job["stop_when_solved"], max_points=job["points"], threshold=job["threshold"],
         )  # fmt: skip
     except Exception:
         return job, {"error": traceback.format_exc()}

@@ -77,6 +77,26 @@ def median_reached(values: Sequence[float | None]) -> str:
     return f"{number} ({len(reached)} of {len(values)})"
 
 
+def cells_of(runs: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """
+    :param runs: of one agent in one environment
+    :return: cells of a table beyond the returns, by heading
+    """
+    cells = {}
+    if "solved_at" in runs[0]:
+        cells["solved at episode, median"] = median_reached([run["solved_at"] for run in runs])
+    if "solved_seconds" in runs[0]:
+        cells["solved at step, median"] = median_reached([run["solved_steps"] for run in runs])
+        cells["after seconds, median"] = median_reached([run["solved_seconds"] for run in runs])
+    if "optimal_from" in runs[0]:
+        cells["optimal from step, median"] = median_reached([run["optimal_from"] for run in runs])
+    if "right_probability" in runs[0]:
+        cells["right action, worst state and seed"] = f"{min(min(run['right_probability']) for run in runs):.3f}"
+    if "tv_share" in runs[0]:
+        cells["time at the television"] = f"{np.mean([run['tv_share'] for run in runs]):.0%}"
+    return cells
+
+
 def shorten(returns: Sequence[float], lengths: Sequence[int], max_points: int | None) -> dict[str, Any]:
     """
     :param returns: of each training episode

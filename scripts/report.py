@@ -21,7 +21,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import yaml
-from measures import median_reached, steps_to_threshold
+from measures import cells_of, median_reached, steps_to_threshold
 from store import Store
 from suite_figures import draw
 from suite_tables import interquartile_mean, markdown
@@ -56,31 +56,6 @@ def group(paths: list[str]) -> dict[tuple[str, str, int], list[Run]]:
     return groups
 
 
-def measured(runs: list[Run], threshold: float | None, window: int) -> dict[str, str]:
-    """
-    :param runs: of one agent in one environment
-    :param threshold: training return to look for, None for none
-    :param window: trailing episodes that are averaged for it
-    :return: cells beyond the returns, by heading
-    """
-    cells = {}
-    if threshold is not None:
-        reached = [steps_to_threshold(run, threshold, window) for run in runs]
-        cells[f"steps to {threshold:g} over {window} episodes, median"] = median_reached(reached)
-    if "solved_at" in runs[0]:
-        cells["solved at episode, median"] = median_reached([run["solved_at"] for run in runs])
-    if "solved_seconds" in runs[0]:
-        cells["solved at step, median"] = median_reached([run["solved_steps"] for run in runs])
-        cells["after seconds, median"] = median_reached([run["solved_seconds"] for run in runs])
-    if "optimal_from" in runs[0]:
-        cells["optimal from step, median"] = median_reached([run["optimal_from"] for run in runs])
-    if "right_probability" in runs[0]:
-        cells["right action, worst state and seed"] = f"{min(min(run['right_probability']) for run in runs):.3f}"
-    if "tv_share" in runs[0]:
-        cells["time at the television"] = f"{np.mean([run['tv_share'] for run in runs]):.0%}"
-    return cells
-
-
 def table(paths: list[str], threshold: float | None = None, window: int = 100) -> None:
     """
     Print a Markdown table of the final checkpoints.
@@ -94,11 +69,15 @@ def table(paths: list[str], threshold: float | None = None, window: int = 100) -
         means = np.array([np.mean(run["scores"]) for run in runs])
         iqm, low, high = interquartile_mean(means)
         digits = 1 if np.abs(means).max() > 10 else 3
+        reached = {}
+        if threshold is not None:
+            steps = [steps_to_threshold(run, threshold, window) for run in runs]
+            reached[f"steps to {threshold:g} over {window} episodes, median"] = median_reached(steps)
         rows.append(
             {
                 "environment": env, "agent": agent, "steps": f"{np.median([run['steps'] for run in runs]):,.0f}",
                 "seeds": str(len(runs)), "IQM [95 % interval]": f"{iqm:,.{digits}f} [{low:,.{digits}f}, {high:,.{digits}f}]",
-                "worst seed": f"{means.min():,.{digits}f}", **measured(runs, threshold, window),
+                "worst seed": f"{means.min():,.{digits}f}", **reached, **cells_of(runs),
                 "gradient steps": f"{runs[0]['gradient_steps']:,}",
                 "seconds (median)": f"{np.median([run['seconds'] for run in runs]):.0f}",
             }

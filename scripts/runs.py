@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import rl_zoo3
 import torch as th
+import yaml
 from measures import Clock, measure_of, shorten, steps_to_threshold
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -29,7 +30,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
 import sb3_dai.envs  # noqa: F401  registers them
-from sb3_dai.zoo import evaluated, hyperparams_file, hyperparams_module, read_hyperparams, register
+from sb3_dai.zoo import evaluated, hyperparams_file, hyperparams_module, register
 
 PEERS = Path(__file__).parent / "peers.yml"
 
@@ -41,7 +42,7 @@ def find_entry(path: Path, algo: str, env_id: str) -> dict[str, Any] | None:
     :param env_id: the environment
     :return: the entry of the environment, else of another version of it, else ``default`` for DAI, else None
     """
-    entries = read_hyperparams(path)
+    entries = yaml.safe_load(path.read_text())
     entries = entries.get(algo, entries)
     if env_id in entries:
         return entries[env_id]
@@ -57,7 +58,7 @@ def hyperparameters(agent: str, env_id: str) -> dict[str, Any]:
     """
     :param agent: ALGO, ALGO:CONF or ALGO:default
     :param env_id: the environment
-    :return: the entry of the hyperparameter file
+    :return: the entry of the hyperparameter file, whose expressions are texts
     :raises ValueError: if there is none
     """
     algo, _, conf = agent.partition(":")

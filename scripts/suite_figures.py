@@ -94,7 +94,8 @@ def scores(rows: Sequence[Row], suite: dict[str, Any]) -> Any:
             axis.scatter(means.mean(), height, color=colour, marker="|", s=90)
         axis.set_yticks(range(len(agents)), [found[env, name][0]["label"] for name in reversed(agents)])
         axis.set_title(f"{env}, {task['steps']:,} steps")
-        axis.axvline(task["threshold"], color="black", linewidth=0.6, linestyle=":")
+        if "threshold" in task:
+            axis.axvline(task["threshold"], color="black", linewidth=0.6, linestyle=":")
     return figure
 
 
@@ -176,8 +177,10 @@ def draw(rows: Sequence[Row], suite: dict[str, Any], folder: Path) -> None:
 
     :param rows: of a store
     :param suite: that they are of
-    :param folder: for ``scores``, ``curves`` and ``profiles``, each as PNG and SVG
+    :param folder: for ``scores``, ``curves`` and, if the suite has a scale, ``profiles``, each as PNG and SVG
     """
     with plt.rc_context(LOOK):
-        for name, figure in (("scores", scores), ("curves", curves), ("profiles", profiles)):
-            save(figure(rows, suite), folder / name)
+        save(scores(rows, suite), folder / "scores")
+        save(curves(rows, suite), folder / "curves")
+        if "scale" in suite:
+            save(profiles(rows, suite), folder / "profiles")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from measures import median_reached
+from measures import cells_of, median_reached
 from rliable import library, metrics
 from store import Row
 
@@ -56,43 +56,55 @@ def score_table(rows: Sequence[Row], suite: dict[str, Any]) -> list[str]:
     """
     :param rows: of a store
     :param suite: that they are of
-    :return: lines of a Markdown table for each environment, in the order of the suite
+    :return: lines of a Markdown table for each task, in the order of the suite
     """
     found, lines = groups(rows), []
     for task in suite["tasks"]:
         for env in task["environments"]:
-            threshold = task.get("threshold")
-            headings = (
-                *("agent", "gradient steps", "interquartile mean [95 %]", "mean ± standard error", "all seeds"),
-                *(f"below {threshold:g}", f"steps to {threshold:g}, median", "core seconds", "`--only`"),
-            )
-            table = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
-            for agent in task["agents"]:
-                seeds = found.get((env, agent))
-                if not seeds:
-                    continue
-                means = means_of(seeds)
-                digits = 1 if np.abs(means).max() > 10 else 3
-                iqm, low, high = (number(value, digits) for value in interquartile_mean(means))
-                error = number(means.std(ddof=1) / np.sqrt(len(means)), digits) if len(means) > 1 else "-"
-                shown = " ".join(number(value, digits) for value in means)
-                reached = median_reached([row["steps_to_threshold"]["steps"] for row in seeds])
-                cost = np.median([row["cpu_seconds"] for row in seeds])
-                steps = int(np.median([row["gradient_steps"] for row in seeds]))
-                cells = (
-                    *(
-                        seeds[0]["label"],
-                        f"{steps:,}",
-                        f"{iqm} [{low}, {high}]",
-                        f"{number(means.mean(), digits)} ± {error}",
-                        shown,
-                    ),
-                    *(f"{(means < threshold).sum()} of {len(means)}", reached, f"{cost:.0f}", f"`{env}:{agent}`"),
-                )
-                table.append("| " + " | ".join(cells) + " |")
-            if len(table) > 2:
-                lines += [f"### {env}, {task['steps']:,} steps", "", *table, ""]
+            agents = [name for name in task["agents"] if (env, name) in found]
+            cells = [cells_of_agent(found[env, name], task.get("threshold")) for name in agents]
+            headings = [*dict.fromkeys(heading for row in sorted(cells, key=len, reverse=True) for heading in row)]
+            if not cells:
+                continue
+            lines += [
+                f"### {env}, {task['steps']:,} steps",
+                "",
+                "| " + " | ".join(headings) + " |",
+                "|---" * len(headings) + "|",
+            ]
+            lines += ["| " + " | ".join(row.get(heading, "") for heading in headings) + " |" for row in cells]
+            lines.append("")
     return lines
+
+
+def cells_of_agent(seeds: Sequence[Row], threshold: float | None) -> dict[str, str]:
+    """
+    :param seeds: rows of one agent in one environment
+    :param threshold: score that is wanted, None for none
+    :return: its cells by heading
+    """
+    means = means_of(seeds)
+    digits = 1 if np.abs(means).max() > 10 else 3
+    iqm, low, high = (number(value, digits) for value in interquartile_mean(means))
+    error = number(means.std(ddof=1) / np.sqrt(len(means)), digits) if len(means) > 1 else "-"
+    cells = {
+        "agent": seeds[0]["label"],
+        "gradient steps": f"{int(np.median([row['gradient_steps'] for row in seeds])):,}",
+        "interquartile mean [95 %]": f"{iqm} [{low}, {high}]",
+        "mean ± standard error": f"{number(means.mean(), digits)} ± {error}",
+        "all seeds": " ".join(number(value, digits) for value in means),
+    }
+    if threshold is not None:
+        reached = median_reached([row["steps_to_threshold"]["steps"] for row in seeds])
+        cells[f"below {threshold:g}"] = f"{(means < threshold).sum()} of {len(means)}"
+        cells[f"steps to {threshold:g}, median"] = reached
+    cost = np.median([row["cpu_seconds"] for row in seeds])
+    return {
+        **cells,
+        **cells_of(seeds),
+        "core seconds": f"{cost:.0f}",
+        "`--only`": f"`{seeds[0]['env']}:{seeds[0]['agent_name']}`",
+    }
 
 
 def normalized(scores: np.ndarray, env: str, suite: dict[str, Any]) -> np.ndarray:
