@@ -3,6 +3,7 @@ Tables and figures from the raw results under ``docs/results/``.
 
     python scripts/report.py suite docs/results/first --suite scripts/suites/first.yml --into docs/results.md \\
         --out docs/figures/first
+    python scripts/report.py suite docs/results/first --suite scripts/suites/first.yml --short --into README.md
 
     python scripts/report.py table docs/results/cartpole_dai_5k.json docs/results/cartpole_dqn_50k.json
     python scripts/report.py table docs/results/deepsea20_dqn.json
@@ -24,7 +25,7 @@ import yaml
 from measures import cells_of, median_reached, steps_to_threshold
 from store import Store
 from suite_figures import draw
-from suite_tables import interquartile_mean, markdown
+from suite_tables import interquartile_mean, markdown, short_table
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -144,15 +145,18 @@ def main() -> None:
     parser.add_argument("--linear", action="store_true", help="axis of environment steps")
     parser.add_argument("--suite", help="of a store: the suite that it is of")
     parser.add_argument("--into", type=Path, help="of a store: the page whose tables are replaced; printed if absent")
+    parser.add_argument("--short", action="store_true", help="of a store: the table of the suite's `short` alone")
     args = parser.parse_args()
     if args.what == "suite":
         suite, rows = yaml.safe_load(Path(args.suite).read_text()), Store(Path(args.results[0])).rows()
         if not rows:
             raise SystemExit(f"{args.results[0]}: no finished run is there")
+        name = f"suite {Path(args.suite).stem}"
+        name, text = (f"{name}, short", short_table(rows, suite)) if args.short else (name, markdown(rows, suite) + "\n")
         if args.into is None:
-            print(markdown(rows, suite))
+            print(text)
         else:
-            write_between(args.into, f"suite {Path(args.suite).stem}", markdown(rows, suite) + "\n")
+            write_between(args.into, name, text)
         if args.out:
             draw(rows, suite, Path(args.out))
     elif args.what == "table":

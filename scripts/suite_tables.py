@@ -107,6 +107,29 @@ def cells_of_agent(seeds: Sequence[Row], threshold: float | None) -> dict[str, s
     }
 
 
+def short_table(rows: Sequence[Row], suite: dict[str, Any]) -> str:
+    """
+    :param rows: of a store
+    :param suite: that they are of, whose ``short`` has the agents to show of each environment
+    :return: a Markdown table with one line an agent, for the README
+    """
+    found = groups(rows)
+    thresholds = {env: task.get("threshold") for task in suite["tasks"] for env in task["environments"]}
+    lines = ["| task | agent | environment steps | gradient steps | mean ± standard error | failed |", "|---" * 6 + "|"]
+    for env, names in suite["short"].items():
+        shown = f"{env}, {thresholds[env]:g} wanted"
+        for name in names:
+            seeds = found.get((env, name))
+            if not seeds:
+                continue
+            cells = cells_of_agent(seeds, thresholds[env])
+            label = f"**{cells['agent']}**" if cells["agent"] == "DAI" else cells["agent"]
+            row = (shown, label, f"{seeds[0]['steps']:,}", cells["gradient steps"], cells["mean ± standard error"])
+            lines.append("| " + " | ".join((*row, cells[f"below {thresholds[env]:g}"])) + " |")
+            shown = ""
+    return "\n".join(lines) + "\n"
+
+
 def normalized(scores: np.ndarray, env: str, suite: dict[str, Any]) -> np.ndarray:
     """
     :param scores: in an environment

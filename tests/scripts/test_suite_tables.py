@@ -12,7 +12,7 @@ from report import write_between
 from rliable import metrics
 from store import Store
 from suite_figures import draw
-from suite_tables import improvement, improvement_table, markdown, matrix, score_table
+from suite_tables import improvement, improvement_table, markdown, matrix, score_table, short_table
 
 ROOT = Path(__file__).parent.parent.parent
 SUITE = {
@@ -69,6 +69,15 @@ def test_an_agent_with_one_label_and_two_names_is_compared_over_all_environments
     assert "| A, B | 2 | 0.94 [" in line
 
 
+def test_the_short_table_names_each_task_once(rows, few_repetitions):
+    lines = short_table(rows, {**SUITE, "short": {"A": ["dai", "dqn"], "B": ["dai_wide"]}}).splitlines()
+    assert lines[2:] == [
+        "| A, 50 wanted | **DAI** | 10 | 40 | 80.0 ± 20.0 | 0 of 2 |",
+        "|  | DQN | 10 | 40 | 50.0 ± 10.0 | 1 of 2 |",
+        "| B, 5 wanted | **DAI** | 10 | 40 | 5.000 ± 5.000 | 1 of 2 |",
+    ]
+
+
 def test_improvement_is_that_of_rliable():
     generator = np.random.default_rng(0)
     x, y = generator.integers(0, 5, (6, 3)).astype(float), generator.integers(0, 5, (4, 3)).astype(float)
@@ -103,8 +112,13 @@ def test_a_store_without_runs_is_an_error(tmp_path, monkeypatch):
         report.main()
 
 
-@pytest.mark.skipif(not (ROOT / "docs" / "results" / "first").is_dir(), reason="the suite was not run yet")
-def test_the_results_page_has_the_tables_of_the_store():
-    suite = yaml.safe_load((ROOT / "scripts" / "suites" / "first.yml").read_text())
-    text = markdown(Store(ROOT / "docs" / "results" / "first").rows(), suite)
-    assert text in (ROOT / "docs" / "results.md").read_text()
+SUITES = sorted(path.stem for path in (ROOT / "scripts" / "suites").glob("*.yml"))
+STORES = [name for name in SUITES if (ROOT / "docs" / "results" / name).is_dir()]
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_the_results_page_and_the_readme_have_the_tables_of_the_store(name):
+    suite, rows = yaml.safe_load((ROOT / f"scripts/suites/{name}.yml").read_text()), Store(ROOT / "docs/results" / name).rows()
+    assert markdown(rows, suite) in (ROOT / "docs" / "results.md").read_text()
+    if "short" in suite:
+        assert short_table(rows, suite) in (ROOT / "README.md").read_text()
