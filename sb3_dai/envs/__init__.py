@@ -11,7 +11,10 @@ from sb3_dai.envs.chains import Bandit, ThreeStateChain
 from sb3_dai.envs.deep_sea import DeepSea
 from sb3_dai.envs.dynamic_programming import backward_induction, optimal_return, policy_return
 from sb3_dai.envs.grids import GridWorld, TreacherousGrid
+from sb3_dai.envs.hidden import HiddenTabularEnv
+from sb3_dai.envs.mazes import PassiveTMaze, TMaze
 from sb3_dai.envs.noisy_tv import NoisyTV
+from sb3_dai.envs.recall import Recall
 from sb3_dai.envs.sparse import SparseMountainCarContinuous, SparsePendulum
 from sb3_dai.envs.tabular import Outcome, TabularEnv
 
@@ -19,10 +22,14 @@ __all__ = [
     "Bandit",
     "DeepSea",
     "GridWorld",
+    "HiddenTabularEnv",
     "NoisyTV",
     "Outcome",
+    "PassiveTMaze",
+    "Recall",
     "SparseMountainCarContinuous",
     "SparsePendulum",
+    "TMaze",
     "TabularEnv",
     "ThreeStateChain",
     "TreacherousGrid",
@@ -51,6 +58,13 @@ _register("NoisyTV-v0", "sb3_dai.envs.noisy_tv:NoisyTV", max_episode_steps=100)
 _register("DeepSea-v0", "sb3_dai.envs.deep_sea:DeepSea")
 for _size in (10, 20, 30):
     _register(f"DeepSea{_size}-v0", "sb3_dai.envs.deep_sea:DeepSea", kwargs={"size": _size})
+_register("TMaze-v0", "sb3_dai.envs.mazes:TMaze", max_episode_steps=10)
+_register("PassiveTMaze-v0", "sb3_dai.envs.mazes:PassiveTMaze")
+for _length in (10, 20, 50):
+    _register(f"PassiveTMaze{_length}-v0", "sb3_dai.envs.mazes:PassiveTMaze", kwargs={"length": _length})
+_register("Recall-v0", "sb3_dai.envs.recall:Recall", max_episode_steps=64)
+for _k in (4, 16):
+    _register(f"Recall{_k}-v0", "sb3_dai.envs.recall:Recall", max_episode_steps=64, kwargs={"k": _k})
 _register(
     "MountainCarContinuousSparse-v0",
     "gymnasium.envs.classic_control:Continuous_MountainCarEnv",

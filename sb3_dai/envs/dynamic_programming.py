@@ -5,7 +5,7 @@ import numpy as np
 from sb3_dai.checks import check_number
 
 
-def _expected(
+def expected_dynamics(
     transition_matrix: np.ndarray, rewards: np.ndarray, terminated: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """
@@ -73,7 +73,7 @@ def backward_induction(
         the first), shape (horizon, n_states)
     :raises ValueError: if a shape does not fit, the transitions are no probabilities, or horizon or discount cannot be
     """
-    reward, goes_on = _expected(transition_matrix, rewards, terminated)
+    reward, goes_on = expected_dynamics(transition_matrix, rewards, terminated)
     n_states, n_actions = reward.shape
     _check(n_states, 0, horizon, discount)
     values, actions = np.zeros((horizon + 1, n_states)), np.zeros((horizon, n_states), dtype=np.int64)
@@ -126,7 +126,7 @@ def policy_return(
     :return: the expected return of the policy
     :raises ValueError: as ``optimal_return`` does, and if the policy has another shape or its rows do not sum to one
     """
-    reward, goes_on = _expected(transition_matrix, rewards, terminated)
+    reward, goes_on = expected_dynamics(transition_matrix, rewards, terminated)
     _check(len(reward), start, horizon, discount)
     chosen = np.asarray(policy, dtype=float)
     if chosen.shape != reward.shape or chosen.min() < 0.0 or not np.allclose(chosen.sum(1), 1.0):

@@ -3,11 +3,10 @@
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_dai.envs.drawing import draw_image, draw_text
+from sb3_dai.envs.drawing import DrawnEnv
 
 
 class Outcome(NamedTuple):
@@ -19,7 +18,7 @@ class Outcome(NamedTuple):
     terminated: bool
 
 
-class TabularEnv(gym.Env):
+class TabularEnv(DrawnEnv):
     """
     A world whose observation is the number of its state. A subclass says what each action does in ``outcomes`` and how
     the world looks in ``glyphs`` and ``agent_cell``.
@@ -31,13 +30,9 @@ class TabularEnv(gym.Env):
     :raises ValueError: if there is no such render mode
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012
-
     def __init__(self, n_states: int, action_names: tuple[str, ...], start: int, render_mode: str | None = None) -> None:
-        modes = self.metadata["render_modes"]
-        if render_mode is not None and render_mode not in modes:
-            raise ValueError(f"render_mode={render_mode!r}: give None or one of {', '.join(modes)}")
-        self.observation_space = spaces.Discrete(n_states)
+        super().__init__(render_mode)
+        self.observation_space: spaces.Space[Any] = spaces.Discrete(n_states)
         self.action_space = spaces.Discrete(len(action_names))
         self.n_states = n_states
         self.n_actions = len(action_names)
@@ -45,7 +40,6 @@ class TabularEnv(gym.Env):
         self.start = start
         self.state = start
         self.last_action: int | None = None
-        self.render_mode = render_mode
 
     def outcomes(self, state: int, action: int) -> list[Outcome]:
         """
@@ -55,25 +49,13 @@ class TabularEnv(gym.Env):
         """
         raise NotImplementedError
 
-    def glyphs(self) -> np.ndarray:
-        """
-        :return: the world at present, one character of ``drawing.PALETTE`` a cell, shape (n_rows, n_columns)
-        """
-        raise NotImplementedError
-
-    def agent_cell(self) -> tuple[int, int] | None:
-        """
-        :return: row and column of the agent's cell, None if there is none
-        """
-        raise NotImplementedError
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.state = self.start
         self.last_action = None
         return self.state, {}
 
-    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """
         :param action: number of the action
         :return: next state, reward, terminated, truncated (never: the registered time limit does that), info (empty)
@@ -111,6 +93,13 @@ class TabularEnv(gym.Env):
         return transitions, rewards, terminated
 
     @property
+    def initial_distribution(self) -> np.ndarray:
+        """
+        :return: the true D: probability that an episode starts in each state, shape (n_states,)
+        """
+        return np.eye(self.n_states)[self.start]
+
+    @property
     def transition_matrix(self) -> np.ndarray:
         """
         :return: the true B: probability of the next state, shape (n_states, n_states, n_actions) as B[s', s, a]. States that
@@ -133,13 +122,3 @@ class TabularEnv(gym.Env):
             (n_states, n_states, n_actions) as T[s', s, a]. Read-only
         """
         return self._matrices[2]
-
-    def render(self) -> Any:
-        """
-        :return: text for "ansi", uint8 image of shape (height, width, 3) for "rgb_array", None without a render mode
-        """
-        if self.render_mode is None:
-            gym.logger.warn("render() draws nothing without a render mode: pass render_mode='ansi' or 'rgb_array' to make()")
-            return None
-        draw = draw_text if self.render_mode == "ansi" else draw_image
-        return draw(self.glyphs(), self.agent_cell())

@@ -24,8 +24,28 @@ WORLDS = {
     "ThreeStateChain": (envs.ThreeStateChain, {}, (1, 3)),
     "DeepSea": (envs.DeepSea, dict(size=4, deterministic=False), (4, 4)),
     "NoisyTV": (envs.NoisyTV, dict(n_rooms=4, tv_room=1, n_channels=5), (1, 4)),
+    "TMaze": (envs.TMaze, dict(cue_reliability=0.9, reward_reliability=0.8), (2, 3)),
+    "PassiveTMaze": (envs.PassiveTMaze, dict(length=3), (3, 4)),
+    "HiddenTabularEnv": (
+        envs.HiddenTabularEnv,
+        dict(
+            transition_matrix=np.array([[[0.5, 0.0], [0.1, 1.0]], [[0.5, 1.0], [0.9, 0.0]]]),
+            observation_matrix=np.array([[0.8, 0.3], [0.2, 0.7]]),
+            initial_distribution=np.array([0.25, 0.75]),
+            rewards=np.array([[0.0, 1.0], [2.0, 0.0]]),
+            terminated=np.array([[[0.5, 0.0], [0.0, 0.0]], [[0.0, 0.2], [0.0, 0.0]]]),
+        ),
+        (1, 2),
+    ),
+    "Recall": (envs.Recall, dict(k=2), (1, 3)),
 }
-IDS = [f"sb3_dai/{name}-v0" for name in (*WORLDS, "DeepSea20", "MountainCarContinuousSparse", "PendulumSparse")]
+TABULAR = [name for name in WORLDS if name != "Recall"]
+"""Worlds that have matrices."""
+REGISTERED = [name for name in WORLDS if name != "HiddenTabularEnv"]
+IDS = [
+    f"sb3_dai/{name}-v0"
+    for name in (*REGISTERED, "DeepSea20", "PassiveTMaze50", "Recall16", "MountainCarContinuousSparse", "PendulumSparse")
+]
 
 
 @pytest.mark.parametrize("env_id", IDS)
@@ -51,7 +71,7 @@ def test_registration_twice_is_silent():
     assert gym.make("sb3_dai/DeepSea30-v0").unwrapped.size == 30
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", TABULAR)
 def test_steps_follow_the_matrices(name):
     make, kwargs, _ = WORLDS[name]
     env = make(**kwargs)
@@ -59,24 +79,28 @@ def test_steps_follow_the_matrices(name):
     transitions, rewards = env.transition_matrix, env.reward_matrix
     assert np.allclose(transitions.sum(0), 1.0)
     counts, paid, ended = np.zeros_like(transitions), np.zeros_like(transitions), np.zeros_like(transitions)
-    state, _ = env.reset(seed=0)
+    observation, info = env.reset(seed=0)
+    state = info.get("state", observation)
     for _ in range(6000):
         action = env.action_space.sample()
-        next_state, reward, terminated, _, _ = env.step(action)
-        index = next_state, state, action
+        observation, reward, terminated, _, info = env.step(action)
+        index = info.get("state", observation), state, action
         counts[index] += 1
         paid[index] += reward
         ended[index] += terminated
-        state = env.reset()[0] if terminated else next_state
+        if terminated:
+            observation, info = env.reset()
+        state = info.get("state", observation)
     assert not counts[transitions == 0.0].any(), "a step that the matrix holds impossible"
     visits = counts.sum(0)
     # Four standard errors of a frequency; of the mean reward where noise is added
     error = np.abs(counts / np.maximum(visits, 1) - transitions) * (visits > 0)
     assert (error <= 4.0 * np.sqrt(transitions * (1.0 - transitions) / np.maximum(visits, 1)) + 1e-9).all()
     seen = counts > 0
-    noise = 4.0 / np.sqrt(counts[seen]) if name == "DeepSea" else 1e-9
+    noise = 4.0 / np.sqrt(counts[seen]) if name in ("DeepSea", "TMaze") else 1e-9
     assert (np.abs(paid[seen] / counts[seen] - rewards[seen]) <= noise).all()
-    assert np.allclose(ended[seen] / counts[seen], env.termination_matrix[seen])
+    ends = env.termination_matrix[seen]
+    assert (np.abs(ended[seen] / counts[seen] - ends) <= 4.0 * np.sqrt(ends * (1.0 - ends) / counts[seen]) + 1e-9).all()
 
 
 @pytest.mark.parametrize("name", WORLDS)
@@ -104,7 +128,7 @@ def test_picture_without_a_mode_warns():
         assert envs.ThreeStateChain().render() is None
 
 
-@pytest.mark.parametrize("name", ["GridWorld", "DeepSea", "NoisyTV"])
+@pytest.mark.parametrize("name", ["GridWorld", "DeepSea", "NoisyTV", "TMaze", "PassiveTMaze", "HiddenTabularEnv", "Recall"])
 def test_seed_reproduces(name):
     make, kwargs, _ = WORLDS[name]
 
@@ -112,10 +136,11 @@ def test_seed_reproduces(name):
         env = make(**kwargs)
         env.reset(seed=seed)
         found = []
-        for action in np.random.default_rng(0).integers(env.n_actions, size=200):
-            found.append(env.step(action)[:3])
-            if found[-1][2]:
-                env.reset()
+        for action in np.random.default_rng(0).integers(env.action_space.n, size=200):
+            observation, reward, terminated, _, _ = env.step(action)
+            found.append((np.asarray(observation).tolist(), reward, terminated))
+            if terminated:
+                found.append(np.asarray(env.reset()[0]).tolist())
         return found
 
     assert walk(1) == walk(1)
@@ -141,6 +166,11 @@ def test_seed_reproduces(name):
         (envs.DeepSea, dict(mapping_seed=None), "mapping_seed=None"),
         (envs.NoisyTV, dict(n_channels=1), "n_channels=1"),
         (envs.NoisyTV, dict(n_rooms=4, tv_room=3), "tv_room=3.*between 0 and 2"),
+        (envs.TMaze, dict(cue_reliability=1.1), "cue_reliability=1.1.*between 0 and 1"),
+        (envs.TMaze, dict(reward_reliability="high"), "reward_reliability='high'"),
+        (envs.PassiveTMaze, dict(length=0), "length=0.*at least 1"),
+        (envs.Recall, dict(k=-1), "k=-1"),
+        (envs.Recall, dict(n_symbols=1), "n_symbols=1"),
     ],
 )
 def test_wrong_arguments_are_named(make, kwargs, named):
@@ -151,6 +181,8 @@ def test_wrong_arguments_are_named(make, kwargs, named):
 def test_wrong_actions_and_environments_are_named():
     with pytest.raises(ValueError, match=r"action=4.*from 0 to 3"):
         envs.GridWorld().step(4)
+    with pytest.raises(ValueError, match=r"action=4.*from 0 to 3"):
+        envs.Recall().step(4)
     with pytest.raises(ValueError, match="MountainCarContinuous-v0"):
         envs.SparseMountainCarContinuous(gym.make("Pendulum-v1"))
     with pytest.raises(ValueError, match="Pendulum-v1"):
