@@ -7,19 +7,25 @@ from typing import Any
 
 import gymnasium as gym
 
+from sb3_dai.envs.belief_programming import BeliefPlan, belief_update, observation_likelihood, plan_over_beliefs
 from sb3_dai.envs.chains import Bandit, ThreeStateChain
 from sb3_dai.envs.deep_sea import DeepSea
 from sb3_dai.envs.dynamic_programming import backward_induction, optimal_return, policy_return
 from sb3_dai.envs.grids import GridWorld, TreacherousGrid
 from sb3_dai.envs.hidden import HiddenTabularEnv
+from sb3_dai.envs.hidden_grids import AliasedGrid, CueChaining
 from sb3_dai.envs.mazes import PassiveTMaze, TMaze
 from sb3_dai.envs.noisy_tv import NoisyTV
 from sb3_dai.envs.recall import Recall
 from sb3_dai.envs.sparse import SparseMountainCarContinuous, SparsePendulum
 from sb3_dai.envs.tabular import Outcome, TabularEnv
+from sb3_dai.envs.tiger import Tiger
 
 __all__ = [
+    "AliasedGrid",
     "Bandit",
+    "BeliefPlan",
+    "CueChaining",
     "DeepSea",
     "GridWorld",
     "HiddenTabularEnv",
@@ -32,9 +38,13 @@ __all__ = [
     "TMaze",
     "TabularEnv",
     "ThreeStateChain",
+    "Tiger",
     "TreacherousGrid",
     "backward_induction",
+    "belief_update",
+    "observation_likelihood",
     "optimal_return",
+    "plan_over_beliefs",
     "policy_return",
 ]
 
@@ -59,6 +69,10 @@ _register("DeepSea-v0", "sb3_dai.envs.deep_sea:DeepSea")
 for _size in (10, 20, 30):
     _register(f"DeepSea{_size}-v0", "sb3_dai.envs.deep_sea:DeepSea", kwargs={"size": _size})
 _register("TMaze-v0", "sb3_dai.envs.mazes:TMaze", max_episode_steps=10)
+_register("CueChaining-v0", "sb3_dai.envs.hidden_grids:CueChaining", max_episode_steps=50)
+_register("Tiger-v0", "sb3_dai.envs.tiger:Tiger", max_episode_steps=20)
+_register("TigerOnce-v0", "sb3_dai.envs.tiger:Tiger", max_episode_steps=20, kwargs={"ends": True})
+_register("AliasedGrid-v0", "sb3_dai.envs.hidden_grids:AliasedGrid", max_episode_steps=50)
 _register("PassiveTMaze-v0", "sb3_dai.envs.mazes:PassiveTMaze")
 for _length in (10, 20, 50):
     _register(f"PassiveTMaze{_length}-v0", "sb3_dai.envs.mazes:PassiveTMaze", kwargs={"length": _length})

@@ -1,5 +1,7 @@
 """What can be earned in a known world: finite-horizon dynamic programming."""
 
+from typing import Any
+
 import numpy as np
 
 from sb3_dai.checks import check_number
@@ -39,15 +41,39 @@ def expected_dynamics(
     return reward, transitions * (1.0 - (ends[:, None, None] if ends.ndim == 1 else ends))
 
 
-def _check(n_states: int, start: int, horizon: int, discount: float) -> None:
+def check_start(start: int | np.ndarray, n_states: int) -> np.ndarray:
     """
+    :param start: number of a state, or probability of each, shape (n_states,)
     :param n_states: number of states
-    :param start: see ``optimal_return``
-    :param horizon: see ``optimal_return``
-    :param discount: see ``optimal_return``
+    :return: probability of each, shape (n_states,)
+    :raises ValueError: if there is no such state, or these are no probabilities
+    """
+    if np.ndim(start) == 0:
+        check_number("start", start, 0, n_states - 1, whole=True)
+        return np.eye(n_states)[start]
+    return check_distribution("start", start, n_states)
+
+
+def check_distribution(name: str, distribution: Any, n_states: int) -> np.ndarray:
+    """
+    :param name: the argument
+    :param distribution: what it got
+    :param n_states: number of states
+    :return: the same in double precision
+    :raises ValueError: if it is no distribution over the states
+    """
+    array = np.array(distribution, dtype=float)
+    if array.shape != (n_states,) or not (array >= 0.0).all() or not np.isclose(array.sum(), 1.0):
+        raise ValueError(f"{name} of shape {array.shape}: give probabilities of shape ({n_states},) that sum to one")
+    return array
+
+
+def check_horizon(horizon: int, discount: float) -> None:
+    """
+    :param horizon: number of steps
+    :param discount: factor on the next step's value
     :raises ValueError: if one of them cannot be
     """
-    check_number("start", start, 0, n_states - 1, whole=True)
     check_number("horizon", horizon, 0, whole=True)
     check_number("discount", discount, 0.0, 1.0)
 
@@ -75,7 +101,7 @@ def backward_induction(
     """
     reward, goes_on = expected_dynamics(transition_matrix, rewards, terminated)
     n_states, n_actions = reward.shape
-    _check(n_states, 0, horizon, discount)
+    check_horizon(horizon, discount)
     values, actions = np.zeros((horizon + 1, n_states)), np.zeros((horizon, n_states), dtype=np.int64)
     flat = goes_on.reshape(n_states, n_states * n_actions)
     for t in reversed(range(horizon)):
@@ -87,7 +113,7 @@ def backward_induction(
 def optimal_return(
     transition_matrix: np.ndarray,
     rewards: np.ndarray,
-    start: int,
+    start: int | np.ndarray,
     horizon: int,
     terminated: np.ndarray | None = None,
     discount: float = 1.0,
@@ -95,21 +121,21 @@ def optimal_return(
     """
     :param transition_matrix: as for ``backward_induction``
     :param rewards: as for ``backward_induction``
-    :param start: the state in which the episode starts
+    :param start: the state in which the episode starts, or the probability of each, shape (n_states,)
     :param horizon: number of steps
     :param terminated: as for ``backward_induction``
     :param discount: factor on the next step's value, between 0 and 1
     :return: the highest expected return that any policy has, time-dependent ones included
     :raises ValueError: as ``backward_induction`` does, and if there is no such start
     """
-    _check(len(transition_matrix), start, horizon, discount)
-    return float(backward_induction(transition_matrix, rewards, horizon, terminated, discount)[0][0, start])
+    initial = check_start(start, len(transition_matrix))
+    return float(initial @ backward_induction(transition_matrix, rewards, horizon, terminated, discount)[0][0])
 
 
 def policy_return(
     transition_matrix: np.ndarray,
     rewards: np.ndarray,
-    start: int,
+    start: int | np.ndarray,
     horizon: int,
     policy: np.ndarray,
     terminated: np.ndarray | None = None,
@@ -118,7 +144,7 @@ def policy_return(
     """
     :param transition_matrix: as for ``backward_induction``
     :param rewards: as for ``backward_induction``
-    :param start: the state in which the episode starts
+    :param start: the state in which the episode starts, or the probability of each, shape (n_states,)
     :param horizon: number of steps
     :param policy: probability of each action, shape (n_states, n_actions)
     :param terminated: as for ``backward_induction``
@@ -127,7 +153,8 @@ def policy_return(
     :raises ValueError: as ``optimal_return`` does, and if the policy has another shape or its rows do not sum to one
     """
     reward, goes_on = expected_dynamics(transition_matrix, rewards, terminated)
-    _check(len(reward), start, horizon, discount)
+    check_horizon(horizon, discount)
+    initial = check_start(start, len(reward))
     chosen = np.asarray(policy, dtype=float)
     if chosen.shape != reward.shape or chosen.min() < 0.0 or not np.allclose(chosen.sum(1), 1.0):
         raise ValueError(
@@ -137,4 +164,4 @@ def policy_return(
     values = np.zeros(len(reward))
     for _ in range(horizon):
         values = step_reward + discount * step @ values
-    return float(values[start])
+    return float(initial @ values)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_dai.envs.dynamic_programming import expected_dynamics
+from sb3_dai.envs.dynamic_programming import check_distribution, expected_dynamics
 from sb3_dai.envs.tabular import Outcome, TabularEnv
 
 
@@ -19,7 +19,7 @@ def check_observation_matrix(observation_matrix: np.ndarray | Sequence[np.ndarra
     :raises ValueError: if a shape does not fit, or a matrix holds no probabilities
     """
     one = isinstance(observation_matrix, np.ndarray) and observation_matrix.ndim == 2
-    matrices = [np.asarray(matrix, dtype=float) for matrix in ([observation_matrix] if one else observation_matrix)]
+    matrices = [np.array(matrix, dtype=float) for matrix in ([observation_matrix] if one else observation_matrix)]
     for matrix in matrices:
         if matrix.ndim != 2 or matrix.shape[1] != n_states or 0 in matrix.shape:
             raise ValueError(f"observation_matrix of shape {matrix.shape}: give (n_observations, {n_states}), A[o, s]")
@@ -28,20 +28,6 @@ def check_observation_matrix(observation_matrix: np.ndarray | Sequence[np.ndarra
     if not matrices:
         raise ValueError("observation_matrix=[]: give at least one modality")
     return matrices
-
-
-def check_distribution(name: str, distribution: Any, n_states: int) -> np.ndarray:
-    """
-    :param name: the argument
-    :param distribution: what it got
-    :param n_states: number of states
-    :return: the same in double precision
-    :raises ValueError: if it is no distribution over the states
-    """
-    array = np.asarray(distribution, dtype=float)
-    if array.shape != (n_states,) or not (array >= 0.0).all() or not np.isclose(array.sum(), 1.0):
-        raise ValueError(f"{name} of shape {array.shape}: give probabilities of shape ({n_states},) that sum to one")
-    return array
 
 
 class HiddenTabularEnv(TabularEnv):
@@ -78,10 +64,10 @@ class HiddenTabularEnv(TabularEnv):
         action_names: Sequence[str] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self._transitions = np.asarray(transition_matrix, dtype=float)
+        self._transitions = np.array(transition_matrix, dtype=float)
         n_states, n_actions = self._transitions.shape[0], self._transitions.shape[-1]
-        paid = np.zeros(n_states) if rewards is None else np.asarray(rewards, dtype=float)
-        ends = np.zeros(n_states) if terminated is None else np.asarray(terminated, dtype=float)
+        paid = np.zeros(n_states) if rewards is None else np.array(rewards, dtype=float)
+        ends = np.zeros(n_states) if terminated is None else np.array(terminated, dtype=float)
         expected_dynamics(self._transitions, paid, ends)  # Checks the three
         shape = self._transitions.shape
         self._rewards = np.broadcast_to(paid[:, None, None] if paid.ndim == 1 else paid, shape)

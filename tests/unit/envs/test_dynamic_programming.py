@@ -39,3 +39,11 @@ def test_optimal_return_names_wrong_arguments(kwargs, named):
     right = dict(transition_matrix=np.full((2, 2, 2), 0.5), rewards=np.zeros(2), start=0, horizon=1)
     with pytest.raises(ValueError, match=named):
         envs.optimal_return(**{**right, **kwargs})
+
+
+def test_a_start_may_be_a_distribution():
+    transitions, rewards = np.broadcast_to(np.eye(2)[:, :, None], (2, 2, 1)), np.array([1.0, 4.0])
+    assert envs.optimal_return(transitions, rewards, np.array([0.25, 0.75]), 2) == pytest.approx(2 * 3.25)
+    assert envs.policy_return(transitions, rewards, [0.25, 0.75], 2, np.ones((2, 1))) == pytest.approx(2 * 3.25)
+    with pytest.raises(ValueError, match=r"start of shape \(2,\).*sum to one"):
+        envs.optimal_return(transitions, rewards, np.array([0.25, 0.7]), 2)
