@@ -11,6 +11,10 @@ FLOOR = 1e-16
 """Probabilities below it count as this one when states are matched, so that no cost is infinite."""
 
 
+TOLERANCE = 1e-9
+"""A swap must be better by more."""
+
+
 class HiddenModel(NamedTuple):
     """A model with hidden states: A, B and D of active inference."""
 
@@ -75,15 +79,63 @@ def match_by_beliefs(states: np.ndarray, beliefs: np.ndarray) -> np.ndarray:
     return _assigned(-together)
 
 
-def match_by_models(true: HiddenModel, learned: HiddenModel, n_rounds: int = 20) -> np.ndarray:
+def _fingerprints(model: HiddenModel, n_chains: int = 10, length: int = 20) -> np.ndarray:
     """
-    Match states by what the models say of them: first by the observations of each (and D), then, in rounds, by the transitions
-    to and from the states matched so far as well, until nothing changes. Where many states look alike this may end in a match
-    that is not the best: compare with :func:`match_by_beliefs`.
+    What can be said of a state without its number: what will be seen after random sequences of actions, and how probable it is
+    after such sequences and each first observation. The sequences are the same for each model of as many actions.
+
+    :param model: A, B and D
+    :param n_chains: number of sequences
+    :param length: of each; its parts of 1 to ``length`` actions count as well
+    :return: one row a state, shape (n_states, n_fingerprints)
+    """
+    rng, by_action = np.random.default_rng(0), np.moveaxis(model.transition_matrix, 2, 0).copy()
+    looks, found = np.concatenate(model.observation_matrix), []
+    for _ in range(n_chains):
+        ahead, since = looks, (looks * model.initial_distribution).T
+        for action in rng.integers(len(by_action), size=length):
+            ahead, since = ahead @ by_action[action], by_action[action] @ since
+            found += [ahead.T, since]
+    return np.concatenate(found, axis=1)
+
+
+def _changes(looks: np.ndarray, true: np.ndarray, learned: np.ndarray) -> np.ndarray:
+    """
+    What it would cost to swap the matches of two states.
+
+    :param looks: cost of matching each true state with each learned one, in the numbers of the present match
+    :param true: B
+    :param learned: B of the learned model, in the same numbers
+    :return: change of the cost plus that of the squared distance of the matrices, shape (n_states, n_states)
+    """
+
+    def swap(matrix: np.ndarray) -> np.ndarray:
+        stays = np.diagonal(matrix)
+        return matrix + matrix.T - stays[:, None] - stays[None]
+
+    # Norms do not depend on the numbers: the distance changes by minus twice the inner product
+    change = swap(looks)
+    for B, L in zip(np.moveaxis(true, 2, 0), np.moveaxis(learned, 2, 0), strict=True):
+        b, x = np.diagonal(B), np.diagonal(L)
+        # The four entries where rows and columns of the pair cross belong to both products, and move differently
+        stays = np.outer(b * x, np.ones_like(b)) + B * L
+        rows = b[:, None] * L.T + B * x[None]
+        columns = b[:, None] * L + B * x[:, None]
+        both = np.outer(b, x) + B * L.T
+        crossing = both - rows - columns + stays
+        change -= 2.0 * (swap(B @ L.T) + swap(B.T @ L) + crossing + crossing.T)
+    return change
+
+
+def match_by_models(true: HiddenModel, learned: HiddenModel) -> np.ndarray:
+    """
+    Match states by what the models say of them: first by what is seen in them, before and after them, then by swapping
+    the pair that brings A, B and D closest to the truth, as long as one does. This is a local search (the best match of two
+    graphs is hard to find): it may fail where states look much alike or little was learned. Compare with
+    :func:`match_by_beliefs`.
 
     :param true: the true model
     :param learned: the learned one, of the same shapes
-    :param n_rounds: at most so many rounds
     :return: the learned state of each true one, shape (n_states,)
     :raises ValueError: if the shapes differ
     :raises ImportError: if scipy is missing
@@ -92,16 +144,13 @@ def match_by_models(true: HiddenModel, learned: HiddenModel, n_rounds: int = 20)
     modalities = zip(true.observation_matrix, learned.observation_matrix, strict=True)
     looks = sum((_divergences(*pair) for pair in modalities), np.zeros(2 * np.shape(true.initial_distribution)))
     looks += _squared_distances(true.initial_distribution[:, None], learned.initial_distribution[:, None])
-    match = _assigned(looks)
-    for _ in range(n_rounds):
-        costs = looks.copy()
-        for action in range(true.transition_matrix.shape[2]):
-            B, B_learned = true.transition_matrix[:, :, action], learned.transition_matrix[:, :, action]
-            # What each state leads to, and by which states it is reached, in the numbers of the truth
-            costs += _divergences(B, B_learned[match]) + _squared_distances(B, B_learned[:, match])
-        before, match = match, _assigned(costs)
-        if (match == before).all():
+    match = _assigned(looks + _squared_distances(_fingerprints(true), _fingerprints(learned)))
+    for _ in range(10 * len(match)):
+        change = _changes(looks[:, match], true.transition_matrix, learned.transition_matrix[match][:, match])
+        pair = list(np.unravel_index(change.argmin(), change.shape))
+        if change[pair[0], pair[1]] > -TOLERANCE:
             break
+        match[pair] = match[pair[::-1]]
     return match
 
 

@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 
 from sb3_dai import diagnostics, envs
-from sb3_dai.diagnostics import HiddenModel
+from sb3_dai.diagnostics import HiddenModel, relabelling
 
 #: Two states that swap under action 1. What is seen is right with probability 3/4
 A = np.array([[0.75, 0.25], [0.25, 0.75]])
 B = np.stack([np.eye(2), 1.0 - np.eye(2)], axis=-1)
 SWAP = HiddenModel([A], B, np.array([0.5, 0.5]))
+
+
+def passive():
+    return envs.PassiveTMaze(4)
 
 
 def model_of(env):
@@ -102,7 +106,7 @@ def test_match_by_beliefs_by_hand():
 
 
 @pytest.mark.parametrize("blur", [0.0, 0.1])
-@pytest.mark.parametrize("make", [envs.TMaze, envs.Tiger, lambda: envs.AliasedGrid((4, 5), goal=(3, 4))])
+@pytest.mark.parametrize("make", [envs.TMaze, envs.Tiger, lambda: envs.AliasedGrid((4, 5), goal=(3, 4)), passive])
 def test_matches_find_the_shuffled_states(make, blur):
     env = make()
     true = model_of(env)
@@ -120,6 +124,35 @@ def test_matches_find_the_shuffled_states(make, blur):
     assert np.allclose(back.initial_distribution, true.initial_distribution)
     for ours, theirs in zip(back.observation_matrix, true.observation_matrix, strict=True):
         assert np.allclose(ours, (1 - blur) * theirs + blur / len(theirs))
+
+
+def test_matches_by_where_episodes_start_and_by_what_leads_to_a_state():
+    blind = SWAP._replace(observation_matrix=[np.full((2, 2), 0.5)], initial_distribution=np.array([0.9, 0.1]))
+    other_way = blind._replace(initial_distribution=np.array([0.2, 0.8]))
+    assert diagnostics.match_by_models(blind, other_way).tolist() == [1, 0], "by D alone"
+    # From state 0 to 1, from 2 to 3; both stay there and look alike. Only where they come from tells 1 and 3 apart
+    moves = np.zeros((4, 4, 1))
+    moves[[1, 1, 3, 3], [0, 1, 2, 3]] = 1.0
+    looks = np.array([[0.9, 0.5, 0.1, 0.5], [0.1, 0.5, 0.9, 0.5]])
+    true = HiddenModel([looks], moves, np.array([0.5, 0.0, 0.5, 0.0]))
+    for order in ([0, 3, 2, 1], [2, 1, 0, 3], [1, 0, 3, 2], [3, 2, 1, 0]):
+        learned = diagnostics.relabelled(true, order)
+        assert diagnostics.match_by_models(true, learned).tolist() == np.argsort(order).tolist()
+
+
+def test_swaps_cost_what_they_change():
+    rng = np.random.default_rng(0)
+    looks, true, learned = rng.random((5, 5)), rng.random((5, 5, 2)), rng.random((5, 5, 2))
+
+    def cost(order):
+        return looks[range(5), order].sum() + np.square(true - learned[order][:, order]).sum()
+
+    changes = relabelling._changes(looks, true, learned)
+    for first in range(5):
+        for second in range(5):
+            order = np.arange(5)
+            order[[first, second]] = second, first
+            assert changes[first, second] == pytest.approx(cost(order) - cost(np.arange(5)), abs=1e-9)
 
 
 def test_relabelling_names_wrong_arguments(monkeypatch):
@@ -166,6 +199,9 @@ def test_belief_calibration_by_hand():
     assert found.observed == pytest.approx([1 / 3, math.nan, 1.0, 0.0, 2 / 3], nan_ok=True)
     assert found.brier == pytest.approx((2 * 0.01 + 2 * 0.81 + 2 * 0.36 + 0.0) / 4)
     assert found.log_score == pytest.approx((math.log(0.9) + math.log(0.1) + math.log(0.4)) / 4)
+    assert diagnostics.belief_calibration(np.array([[0.9, 1 - 0.9]]), np.array([0])).counts[[0, 1]].tolist() == [0, 1], (
+        "0.0999..."
+    )
     for wrong, named in ((beliefs[:2], r"beliefs of shape \(2, 2\)"), (2 * beliefs, "sum to one")):
         with pytest.raises(ValueError, match=named):
             diagnostics.belief_calibration(wrong, np.array([0, 1, 1, 0]))

@@ -96,6 +96,8 @@ def test_t_maze_reads_the_cue_first():
     solved = plan(envs.TMaze(), 2)
     belief = solved.first_belief((0, 0, 0))
     assert solved.action(belief) == 3
+    assert plan(envs.TMaze(), 1).action(belief) == 0, "nothing is worth more than another: the first"
+    assert (solved.actions[0] >= 0).tolist() == [True, False, False, False, False], "the cued beliefs are not reached at once"
     for condition in range(2):
         cued = solved.next_belief(belief, 3, (3, 0, 1 + condition))
         assert solved.action(cued, 1) == 1 + condition

@@ -212,7 +212,7 @@ def test_wrong_actions_and_environments_are_named():
         envs.SparsePendulum(gym.make("Pendulum-v1"), max_angle=-1)
 
 
-@pytest.mark.parametrize("env_id", ["sb3_dai/GridWorld-v0", "sb3_dai/DeepSea10-v0", "sb3_dai/PendulumSparse-v0"])
+@pytest.mark.parametrize("env_id", [f"sb3_dai/{name}-v0" for name in ("GridWorld", "DeepSea10", "PendulumSparse", "TMaze")])
 def test_vectorised(env_id):
     vec = gym.make_vec(env_id, num_envs=3)
     vec.reset(seed=0)
