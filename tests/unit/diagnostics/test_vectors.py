@@ -161,15 +161,19 @@ def test_levels_are_probabilities():
         diagnostics.mixture_calibration(np.zeros((1, 1, 1)), np.ones((1, 1, 1)), np.zeros((1, 1)), (1.5,))
 
 
-@pytest.mark.parametrize("example", [0, 1], ids=["numbered states", "vectors"])
-def test_examples_of_the_page(example):
-    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[example]
+@pytest.mark.parametrize("example", ["numbered states", "hidden states", "vectors"])
+def test_examples_of_the_page(example, capsys):
+    section = re.search(rf"^## {example}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.DOTALL | re.M | re.I).group(1)
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     names = {}
     exec(re.sub(r"learn\(\w+\)", "learn(150)", code), names)
-    if example == 0:
+    if example == "numbered states":
         assert names["divergence"] == pytest.approx(names["of_each_pair"].mean())
         assert 0 < names["tried"] < 1
         assert names["learned"].shape == (49, 49, 4)
+    elif example == "hidden states":
+        assert "transitions 0.0" in capsys.readouterr().out, "the numbers of the states are found"
+        assert sorted(names["match"]) == list(range(8))
     else:
         assert names["ahead"].rmse.shape == (5, 4)
         assert names["found"].inside.shape == (5, 4)
