@@ -19,6 +19,9 @@ from stable_baselines3.common.save_util import open_path
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV, errno.ENAMETOOLONG, errno.ENOTSUP)
 """What a system says that lets nobody make or rename a file there: the file itself may be written to all the same."""
 
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a system says of a write to a file, such as on a full disk."""
+
 
 @contextmanager
 def atomic_write(path: str | pathlib.Path | io.BufferedIOBase, suffix: str | None = None) -> Iterator[io.BufferedIOBase]:
@@ -34,11 +37,43 @@ def atomic_write(path: str | pathlib.Path | io.BufferedIOBase, suffix: str | Non
     :param suffix: added to a path that has none
     :return: the binary file to write into
     :raises PermissionError: if the file there is write-protected, or there is none and the folder is
+    :raises OSError: that names the path, if the disk is full
     """
     if not isinstance(path, (str, pathlib.Path)):
         yield path
         return
     path, old = _resolve(pathlib.Path(path), suffix)
+    with _named(path), _open_new(path, old) as file:
+        yield file
+
+
+@contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+    """
+    A failed write does not say to which file, and serialisers answer it with errors of their own: torch with a RuntimeError
+    about positions in an archive.
+
+    :param path: what is written
+    :raises OSError: that names the path, in the place of an error that a failed write led to
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not (isinstance(cause, OSError) and cause.errno in NOT_WRITTEN):
+            cause = cause.__cause__ or cause.__context__
+        if not isinstance(cause, OSError) or cause.filename is not None:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
+
+
+@contextmanager
+def _open_new(path: pathlib.Path, old: os.stat_result | None) -> Iterator[io.BufferedIOBase]:
+    """
+    :param path: what will be written, as :func:`_resolve` found it
+    :param old: what is known of the file there, None if there is none
+    :return: see :func:`atomic_write`
+    """
     is_special = old is not None and not stat.S_ISREG(old.st_mode)
     if old is not None and not is_special:
         _open_as_it_is(path).close()  # A rename asks only the folder for permission: ask the file, too

@@ -310,8 +310,36 @@ class FullDisk(io.RawIOBase):
 def test_full_disk_while_it_is_written(old, monkeypatch, room):
     """At the first byte, later, and when what is buffered is flushed at the end."""
     monkeypatch.setattr(files, "open_path", lambda path, _: io.BufferedWriter(FullDisk(io.FileIO(path, "w"), room)))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as error:
         write_json(old, list(range(10_000)))
+    assert error.value.filename == str(old), "a failed write does not know the name"
+    assert_whole(old)
+
+
+@pytest.mark.parametrize("what", ["model", "buffer", "policy"])
+def test_full_disk_whatever_the_serialiser_makes_of_it(tmp_path, monkeypatch, what):
+    """torch answers some failed writes with a RuntimeError about positions in an archive."""
+    model, path = make(buffer_size=100), tmp_path / "file.ext"
+    save = {"model": model.save, "buffer": model.save_replay_buffer, "policy": model.policy.save}[what]
+    save(path)
+    old = path.read_bytes()
+    for share in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+        room = int(share * len(old))
+        monkeypatch.setattr(
+            files, "open_path", lambda name, _, room=room: io.BufferedWriter(FullDisk(io.FileIO(name, "w"), room), 512)
+        )
+        with pytest.raises(OSError, match="No space left") as error:
+            save(path)
+        assert error.value.filename == str(path)
+        assert path.read_bytes() == old and os.listdir(tmp_path) == ["file.ext"]
+
+
+def test_an_error_that_is_not_of_the_disk_stays_as_it_is(old):
+    with pytest.raises(FileNotFoundError, match="no such thing") as error, atomic_write(old):
+        raise FileNotFoundError(errno.ENOENT, "no such thing")
+    assert error.value.filename is None
+    with pytest.raises(OSError, match="another file"), atomic_write(old):
+        raise OSError(errno.ENOSPC, "no room", "another file")
     assert_whole(old)
 
 
