@@ -18,6 +18,7 @@ the store.
 import argparse
 import contextlib
 import fnmatch
+import platform
 import sys
 import time
 import traceback
@@ -28,24 +29,29 @@ from typing import Any
 import joblib
 import numpy as np
 import yaml
-from provenance import machine, provenance
-from runs import hyperparameters, replace, run
+from engines import engine
+from provenance import provenance
+from runs import hyperparameters, replace
 from store import Row, Store, code_digest
 from tqdm import tqdm
 
-SCRIPTS = Path(__file__).parent
 Job = dict[str, Any]
 
-TASK_KEYS = {"environments", "agents", "steps", "seeds", "episodes", "threshold", "env_kwargs", "register", "stop_when_solved"}
-AGENT_KEYS = {"algo", "entry", "params", "label"}
+SUITE_KEYS = {"tasks", "agents"}, {"points"}
+TASK_KEYS = {"environments", "agents", "steps", "seeds"}, {"episodes", "threshold", "env_kwargs", "register", "stop_when_solved"}
+AGENT_KEYS = {"algo"}, {"entry", "params", "label"}
+"""Keys that have to be there, and others that may be."""
 
 
 def seeds_of(text: str | int) -> list[int]:
     """
     :param text: one seed, or the first and the last, as "100-104"
     :return: all of them
+    :raises ValueError: if there is none
     """
     first, _, last = str(text).partition("-")
+    if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+        raise ValueError(f'seeds: {text!r}. Give one seed, or the first and the last, as "100-104"')
     return [*range(int(first), int(last or first) + 1)]
 
 
@@ -53,9 +59,10 @@ def jobs_of(suite: dict[str, Any]) -> list[Job]:
     """
     :param suite: as read from its file
     :return: its jobs: what :func:`work` runs
-    :raises ValueError: if a key is unknown, an agent is not described, an entry is missing, or a job is there twice
+    :raises ValueError: if a key is unknown or missing, an agent is not described, an entry is missing, or a job is there twice
     """
     jobs: list[Job] = []
+    _check_keys("suite", suite, SUITE_KEYS)
     for task in suite["tasks"]:
         _check_keys("task", task, TASK_KEYS)
         for environment in task["environments"]:
@@ -81,11 +88,15 @@ def jobs_of(suite: dict[str, Any]) -> list[Job]:
     return jobs
 
 
-def _check_keys(what: str, given: dict[str, Any], known: set[str]) -> None:
-    """Raise a ValueError that names a key that nothing reads."""
-    unknown = given.keys() - known
-    if unknown:
-        raise ValueError(f"{what}: unknown key {', '.join(sorted(unknown))}. Known are {', '.join(sorted(known))}")
+def _check_keys(what: str, given: Any, known: tuple[set[str], set[str]]) -> None:
+    """Raise a ValueError that names a key that nothing reads, or one that is missing."""
+    if not isinstance(given, dict):
+        raise ValueError(f"{what}: {given!r} has no keys")
+    needed, others = known
+    for problem, keys in (("unknown", given.keys() - needed - others), ("no", needed - given.keys())):
+        if keys:
+            all_keys = ", ".join(sorted(needed | others))
+            raise ValueError(f"{what}: {problem} key {', '.join(sorted(keys))}. Known are {all_keys}")
 
 
 def name_of(job: Job) -> str:
@@ -111,9 +122,18 @@ def work(job: Job, origin: dict[str, Any]) -> tuple[Job, Row]:
     Run one job, wherever it is called.
 
     :param job: of a suite
-    :param origin: commit, versions and command of the process that asks for it
+    :param origin: commit, versions, command and digest of the sources of the process that asks for it
     :return: the job and its row, which has "error" if it failed
     """
+    # Imported here: the scheduler of Dask unpickles this function, and does not have these scripts
+    from provenance import machine
+    from runs import run
+    from store import code_digest
+
+    code = code_digest() if job["algo"] == "dai" else None
+    if code not in (None, origin["code"]):
+        at_start = f"that the suite began with (commit {origin['commit']})"
+        return job, {"error": f"{platform.node()}: the sources of sb3_dai are not those {at_start}. Install these there"}
     try:
         row = run(
             job["algo"], job["environment"], job["steps"], job["seed"], entry=dict(job["entry"]),
@@ -123,8 +143,7 @@ def work(job: Job, origin: dict[str, Any]) -> tuple[Job, Row]:
     except Exception:
         return job, {"error": traceback.format_exc()}
     names = {"agent_name": job["agent"], "label": job["label"], "entry": texts(job["entry"])}
-    code = code_digest() if job["algo"] == "dai" else None
-    return job, {**row, **names, "code": code, **origin, **machine()}
+    return job, {**row, **names, **origin, "code": code, **machine()}
 
 
 def texts(entry: dict[str, Any]) -> dict[str, str]:
@@ -149,6 +168,8 @@ def is_finished(job: Job, row: Row | None, code: str, keeps_other_code: bool) ->
     remedy = "Give another --store, or remove the file"
     if row["entry"] != texts(job["entry"]):
         sys.exit(f"{name_of(job)}: the store has it with other hyperparameters. {remedy}")
+    if (row.get("env_kwargs") or None) != (job["env_kwargs"] or None):
+        sys.exit(f"{name_of(job)}: the store has it with env_kwargs {row.get('env_kwargs')}. {remedy}")
     if len(row["scores"]) != job["episodes"]:
         sys.exit(f"{name_of(job)}: the store has it with {len(row['scores'])} episodes. {remedy}")
     if not keeps_other_code and row["code"] not in (None, code):
@@ -174,47 +195,6 @@ def cost_of(job: Job, rows: list[Row]) -> float:
     per_step = updates / (train_freq if isinstance(train_freq, int) else 1)
     milliseconds = {"dai": 0.7, "dqn": 1.0, "qrdqn": 1.5, "ppo": 0.1}.get(job["algo"], 6.0)
     return (0.3 + milliseconds * per_step) / 1000 * job["steps"]
-
-
-@contextlib.contextmanager
-def engine(name: str, address: str | None, jobs: int) -> Iterator[int]:
-    """
-    Choose where joblib runs jobs.
-
-    :param name: "loky", "dask" or "ray"
-    :param address: of a cluster that exists, None for a local one
-    :param jobs: workers of a local one
-    :return: number of jobs at once for joblib, -1 for what a cluster has
-    """
-    if name == "loky":
-        yield jobs
-    elif name == "dask":
-        from distributed import Client, LocalCluster
-        from distributed.diagnostics.plugin import UploadDirectory
-
-        with contextlib.ExitStack() as stack:
-            cluster = None if address else stack.enter_context(LocalCluster(n_workers=jobs, threads_per_worker=1))
-            client = stack.enter_context(Client(address or cluster))
-            client.register_plugin(UploadDirectory(str(SCRIPTS), update_path=True))
-            stack.enter_context(joblib.parallel_config("dask"))
-            yield -1
-    else:
-        import ray
-        from ray.util.joblib.ray_backend import RayBackend
-
-        class Backend(RayBackend):
-            """Ray's, whose pool calls back as each job ends: rows are kept at once."""
-
-            supports_return_generator = True
-
-        joblib.register_parallel_backend("ray", Backend)
-        sent = {"working_dir": str(SCRIPTS)}
-        ray.init(address=address, num_cpus=None if address else jobs, runtime_env=sent, log_to_driver=False)
-        try:
-            with joblib.parallel_config("ray", ray_remote_args={"max_restarts": 3, "max_task_retries": 3}):
-                yield -1
-        finally:
-            ray.shutdown()
 
 
 def results_of(jobs: list[Job], origin: dict[str, Any], n_jobs: int, retries: int) -> Iterator[tuple[Job, Row]]:
@@ -259,6 +239,39 @@ def dry_run(jobs: list[Job], todo: list[Job], rows: list[Row]) -> None:
     print(f"{len(jobs)} jobs, {len(jobs) - len(todo)} of them finished; the others take about {total / 3600:.1f} core hours")
 
 
+def run_jobs(todo: list[Job], n_jobs: int, store: Store, origin: dict[str, Any], args: argparse.Namespace) -> list[str]:
+    """
+    Run jobs and keep their rows.
+
+    :param todo: jobs to be run
+    :param n_jobs: of the suite, with those that are finished
+    :param store: of the rows
+    :param origin: see :func:`work`
+    :param args: of the command line
+    :return: what failed, and why
+    """
+    failed: list[str] = []
+    rows = store.rows()
+    # The longest first, so that none is left alone at the end
+    todo = sorted(todo, key=lambda job: -cost_of(job, rows))
+    layout = "{l_bar}{bar}| {postfix} [{elapsed}<{remaining}]"
+    with contextlib.ExitStack() as stack:
+        at_once = stack.enter_context(engine(args.engine, args.address, args.jobs))
+        bar = stack.enter_context(tqdm(total=sum(cost_of(job, rows) for job in todo), bar_format=layout))
+        n_finished = n_jobs - len(todo)
+        bar.set_postfix_str(f"{n_finished} of {n_jobs} finished")
+        for job, row in results_of(todo, origin, at_once, args.retries):
+            if "error" in row:
+                failed.append(f"{name_of(job)}\n{row['error']}")
+            else:
+                store.write(job, {**row, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+                tqdm.write(f"{name_of(job)}: {np.mean(row['scores']):.1f} in {row['seconds']:.0f} s")
+                n_finished += 1
+            bar.set_postfix_str(f"{n_finished} of {n_jobs} finished", refresh=False)
+            bar.update(cost_of(job, rows))
+    return failed
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", help="a YAML file")
@@ -271,35 +284,22 @@ def main() -> None:
     parser.add_argument("--keep-other-code", action="store_true", help="count rows of commits that train otherwise")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and its cost")
     args = parser.parse_args()
-    store, code = Store(args.store), code_digest()
     try:
         jobs = [job for job in jobs_of(yaml.safe_load(Path(args.suite).read_text())) if chosen(job, args.only)]
-    except ValueError as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         sys.exit(f"{args.suite}: {error}")
     if not jobs:
-        sys.exit(f"--only {' '.join(args.only)}: no job of {args.suite} fits")
-    todo = [job for job in jobs if not is_finished(job, store.read(job), code, args.keep_other_code)]
-    rows = store.rows()
-    if args.dry_run:
-        return dry_run(jobs, todo, rows)
-
-    failed: list[str] = []
-    layout = "{l_bar}{bar}| {postfix} [{elapsed}<{remaining}]"
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(store.lock())
-        n_jobs = stack.enter_context(engine(args.engine, args.address, args.jobs))
-        bar = stack.enter_context(tqdm(total=sum(cost_of(job, rows) for job in todo), bar_format=layout))
-        # The longest first, so that none is left alone at the end
-        todo.sort(key=lambda job: -cost_of(job, rows))
-        bar.set_postfix_str(f"{len(jobs) - len(todo)} of {len(jobs)} finished")
-        for n_ended, (job, row) in enumerate(results_of(todo, provenance(), n_jobs, args.retries), 1):
-            if "error" in row:
-                failed.append(f"{name_of(job)}\n{row['error']}")
-            else:
-                store.write(job, {**row, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
-                tqdm.write(f"{name_of(job)}: {np.mean(row['scores']):.1f} in {row['seconds']:.0f} s")
-            bar.set_postfix_str(f"{len(jobs) - len(todo) + n_ended - len(failed)} of {len(jobs)} finished", refresh=False)
-            bar.update(cost_of(job, rows))
+        sys.exit(f"--only {' '.join(args.only or [])}: no job of {args.suite} fits")
+    store, origin = Store(args.store), {**provenance(), "code": code_digest()}
+    # Before a row is read: else another process could finish jobs between the reading and the lock
+    with contextlib.nullcontext() if args.dry_run else store.lock():
+        todo = [job for job in jobs if not is_finished(job, store.read(job), origin["code"], args.keep_other_code)]
+        if args.dry_run:
+            return dry_run(jobs, todo, store.rows())
+        try:
+            failed = run_jobs(todo, len(jobs), store, origin, args)
+        except OSError as error:
+            sys.exit(f"{type(error).__name__}: {error}. Finished runs are kept; the same command goes on")
     for text in failed:
         print(text, file=sys.stderr)
     if failed:

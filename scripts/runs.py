@@ -69,7 +69,8 @@ def hyperparameters(agent: str, env_id: str) -> dict[str, Any]:
     elif algo == "dai":
         paths = [hyperparams_file(conf or "dai")]
     else:
-        paths = [Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algo}.yml", PEERS]
+        of_zoo = Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algo}.yml"
+        paths = [*filter(Path.is_file, [of_zoo]), PEERS]
     for path in paths:
         entry = find_entry(path, algo, env_id)
         if entry is not None:
@@ -140,8 +141,9 @@ def resolved_hyperparameters(model: BaseAlgorithm) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """Classes and functions by their name: an address differs from run to run."""
-    return getattr(value, "__qualname__", None) or str(value)
+    """Classes, functions and objects that only have an address by their name: an address differs from run to run."""
+    text = str(value)
+    return getattr(value, "__qualname__", None) or (type(value).__qualname__ if " at 0x" in text else text)
 
 
 def run(

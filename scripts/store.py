@@ -18,7 +18,7 @@ from sb3_dai.saving import write_json
 
 Row = dict[str, Any]
 
-UNRELATED = ("diagnostics", "zoo", "zoo.py")
+UNRELATED = ("diagnostics", "files.py", "saving.py", "zoo", "zoo.py")
 """Parts of the package that change no training."""
 
 
@@ -56,9 +56,17 @@ class Store:
         """
         :param key: see :meth:`path`
         :return: the row, None if there is none
+        :raises SystemExit: if its file is damaged
         """
         path = self.path(key)
-        return json.loads(path.read_text()) if path.is_file() else None
+        return self._read(path) if path.is_file() else None
+
+    def _read(self, path: Path) -> Row:
+        """See :meth:`read`. A file that was written here is whole; one that was copied need not be."""
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise SystemExit(f"{path} is damaged ({error}): copy it again, or remove it") from None
 
     def write(self, key: dict[str, Any], row: Row) -> None:
         """
@@ -73,7 +81,7 @@ class Store:
         """
         :return: all that are there, by environment, agent and seed
         """
-        rows = [json.loads(path.read_text()) for path in self.folder.glob("*/*/*_*.json")]
+        rows = [self._read(path) for path in self.folder.glob("*/*/*_*.json")]
         return sorted(rows, key=lambda row: (row["env"], row["agent_name"], row["steps"], row["seed"]))
 
     @contextlib.contextmanager
@@ -91,4 +99,6 @@ class Store:
                 raise SystemExit(
                     f"--store {self.folder}: another process is writing to it. Wait for it, or give another store"
                 ) from None
+            for path in self.folder.glob("*/*/.*.tmp"):  # Halves that a killed process left
+                path.unlink()
             yield
