@@ -37,8 +37,11 @@ from tqdm import tqdm
 
 Job = dict[str, Any]
 
-SUITE_KEYS = {"tasks", "agents"}, {"points"}
-TASK_KEYS = {"environments", "agents", "steps", "seeds"}, {"episodes", "threshold", "env_kwargs", "register", "stop_when_solved"}
+SUITE_KEYS = {"tasks", "agents"}, {"points", "scale", "short"}
+TASK_KEYS = (
+    {"environments", "agents", "steps", "seeds"},
+    {"episodes", "threshold", "env_kwargs", "register", "stop_when_solved"},
+)
 AGENT_KEYS = {"algo"}, {"entry", "params", "label"}
 """Keys that have to be there, and others that may be."""
 

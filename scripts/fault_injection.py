@@ -315,7 +315,7 @@ def environments(args: argparse.Namespace) -> None:
         except (EOFError, OSError) as error:
             said = repr(error)
         model.save(saved.with_name("after"))
-        env.processes[1].terminate()  # env.close() would wait for the one that is dead
+        env.processes[1].terminate()  # env.close() would raise the same error
         again = algorithm.load(saved, env=make_vec_env("CartPole-v1", 2), device="cpu")
         again.load_replay_buffer(saved)
         assert again.num_timesteps == steps and again.replay_buffer is not None and again.replay_buffer.size() == steps // 2
