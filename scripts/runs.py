@@ -30,7 +30,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
 import sb3_dai.envs  # noqa: F401  registers them
-from sb3_dai.zoo import evaluated, hyperparams_file, hyperparams_module, register
+from sb3_dai.zoo import evaluated, hyperparams_file, hyperparams_module, other_version, register
 
 PEERS = Path(__file__).parent / "peers.yml"
 
@@ -47,10 +47,9 @@ def find_entry(path: Path, algo: str, env_id: str) -> dict[str, Any] | None:
     if env_id in entries:
         return entries[env_id]
     # The Zoo's files lag behind: HalfCheetah-v5 gets the entry of HalfCheetah-v4
-    name = env_id.rpartition("-v")[0]
-    versions = [entry for key, entry in entries.items() if key.rpartition("-v")[0] == name]
-    if versions:
-        return versions[-1]
+    version = other_version(env_id, entries)
+    if version is not None:
+        return entries[version]
     return entries.get("default") if algo == "dai" else None
 
 
