@@ -107,15 +107,15 @@ def other_version(env_id: str, entries: dict[str, Any]) -> str | None:
     return next((key for key in reversed(entries) if name and key.rpartition("-v")[0] == name), None)
 
 
-def entry_name(env_id: str, entries: dict[str, Any], is_atari: bool) -> str:
+def entry_name(env_id: str, entries: dict[str, Any], family: str | None = None) -> str:
     """
     :param env_id: of an environment
     :param entries: hyperparameters by environment
-    :param is_atari: whether it is a game of the Atari
-    :return: the key of the entry to use: its own, that of another version of it, ``atari``, or ``default``
+    :param family: the key of all environments of its kind, such as ``atari``
+    :return: the key of the entry to use: its own, that of another version of it, its family's, or ``default``
     :raises ValueError: if there is none
     """
-    names = [env_id, other_version(env_id, entries), "atari" if is_atari else None, "default"]
+    names = env_id, other_version(env_id, entries), family, "default"
     found = next((name for name in names if name in entries), None)
     if found is None:
         raise ValueError(f"--env {env_id}: the hyperparameter file has no entry of it. It has: {', '.join(entries)}")

@@ -39,13 +39,14 @@ class DAIExperimentManager(ExperimentManager):
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """
-        As the Zoo's, but expressions are evaluated whatever the file, other versions of an environment share its entry, a
-        file without an entry ``atari`` has its ``default`` for Atari games, and the first trial of a study has its number.
+        As the Zoo's, but expressions are evaluated whatever the file, other versions of an environment share its entry,
+        MiniGrid has one as Atari has, which fall back on ``default``, and the first trial of a study has its number.
 
         :return: hyperparameters, and the same as they are written
         """
         entries, env_id = load_entries(self.config), self.env_name.gym_id
-        name = entry_name(env_id, entries, self._is_atari)
+        family = "atari" if self._is_atari else "minigrid" if self.is_minigrid(env_id) else None
+        name = entry_name(env_id, entries, family)
         # A name that begins with a dot is relative to some package
         where = str(Path(self.config).resolve()) if self.config.startswith(".") else self.config
         # A copy: the Zoo writes into the entry

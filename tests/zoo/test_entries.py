@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
@@ -88,25 +89,60 @@ def test_an_expression_that_fails_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("env_id", "is_atari", "name"),
+    ("env_id", "family", "name"),
     [
-        ("Hopper-v5", False, "Hopper-v5"),
-        ("Hopper-v4", False, "Hopper-v5"),
-        ("BreakoutNoFrameskip-v4", True, "atari"),
-        ("Walker2d-v5", False, "default"),
-        ("NoVersion", False, "default"),
+        ("Hopper-v5", None, "Hopper-v5"),
+        ("Hopper-v4", None, "Hopper-v5"),
+        ("BreakoutNoFrameskip-v4", "atari", "atari"),
+        ("MiniGrid-FourRooms-v0", "minigrid", "default"),
+        ("Walker2d-v5", None, "default"),
+        ("NoVersion", None, "default"),
     ],
 )
-def test_which_entry(env_id: str, is_atari: bool, name: str) -> None:
-    assert zoo.entry_name(env_id, {"Hopper-v5": {}, "atari": {}, "default": {}}, is_atari) == name
+def test_which_entry(env_id: str, family: str | None, name: str) -> None:
+    assert zoo.entry_name(env_id, {"Hopper-v5": {}, "atari": {}, "default": {}}, family) == name
 
 
-def test_an_atari_game_gets_the_default_of_a_file_without_an_entry_of_it() -> None:
-    assert zoo.entry_name("BreakoutNoFrameskip-v4", {"default": {}}, True) == "default"
+def test_no_entry_at_all() -> None:
     with pytest.raises(ValueError, match=r"--env Hopper-v5.*has: CartPole-v1"):
-        zoo.entry_name("Hopper-v5", {"CartPole-v1": {}}, False)
+        zoo.entry_name("Hopper-v5", {"CartPole-v1": {}})
 
 
 def test_another_version_gets_the_entry(run: Run, tmp_path: Path) -> None:
     run("train", "--algo", "dai", "--env", "CartPole-v0", "-n", "20", "--eval-freq", "-1", "-f", str(tmp_path))
     assert DAI.load(next(tmp_path.glob("dai/**/*.zip"))).batch_size == 256
+
+
+FAMILIES = ("atari", "minigrid", "default")
+PACKAGED = [name for name in zoo.load_entries(str(zoo.hyperparams_file("dai"))) if name not in FAMILIES]
+
+
+@pytest.mark.parametrize("env_id", [name for name in PACKAGED if "Bullet" not in name])
+def test_packaged_ids_are_registered(env_id: str) -> None:
+    import rl_zoo3.import_envs  # noqa: F401
+
+    try:
+        zoo.register_worlds(env_id)
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+    assert env_id in gym.registry
+
+
+def test_packaged_entries_have_a_budget_and_a_policy() -> None:
+    entries = zoo.read_hyperparams(zoo.hyperparams_file("dai"))
+    assert {name for name, entry in entries.items() if not {"n_timesteps", "policy"} <= set(entry)} == set()
+    # The default has to fit an afternoon on a laptop: at most 20 ms a step
+    assert entries["default"]["n_timesteps"] * 0.02 < 15 * 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", [*PACKAGED, "BreakoutNoFrameskip-v4", "MiniGrid-FourRooms-v0", "Hopper-v4"])
+def test_packaged_entries_train(run: Run, tmp_path: Path, env_id: str) -> None:
+    needs = {"Bullet": "pybullet_envs_gymnasium", "MinAtar": "minatar", "MiniGrid": "minigrid", "NoFrameskip": "cv2"}
+    for name, package in needs.items():
+        if name in env_id:
+            pytest.importorskip(package)
+    small = ["learning_starts:20", "buffer_size:200"]
+    run("train", "--algo", "dai", "--env", env_id, "-n", "50", "--eval-freq", "-1", "-f", str(tmp_path), "-params", *small)
+    trained = DAI.load(next(tmp_path.glob("dai/**/*.zip")), buffer_size=1)
+    assert trained._n_updates > 0
