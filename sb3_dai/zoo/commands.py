@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -121,7 +122,8 @@ def complete_train_options(options: list[str]) -> list[str]:
 
 def call_through_here(command: list[str], **kwargs: Any) -> int:
     """
-    ``subprocess.call``, except that commands of the Zoo go through this package: a new process would not know DAI.
+    ``subprocess.call``, except that commands of the Zoo run in this process: a new one would not know DAI, and would take
+    seconds to start for each checkpoint.
 
     :param command: the command that ``record_training`` or ``benchmark`` starts
     :param kwargs: keyword arguments of ``subprocess.call``
@@ -129,11 +131,28 @@ def call_through_here(command: list[str], **kwargs: Any) -> int:
     """
     match command:
         case ["python", "-m", "rl_zoo3.record_video", *options]:
-            command = [sys.executable, "-m", "sb3_dai.zoo", "record_video", *options]
+            return status_of("record_video", options)
         case ["python", "enjoy.py", *options]:
-            command = [sys.executable, "-m", "sb3_dai.zoo", "enjoy", *options]
+            return status_of("enjoy", options)
     with subprocess.Popen(command, **kwargs) as process:
         return process.wait()
+
+
+def status_of(command: str, options: list[str]) -> int:
+    """
+    :param command: one of ``COMMANDS``
+    :param options: of it
+    :return: the exit status that a process of its own would have
+    """
+    with patch.object(sys, "argv", [f"sb3_dai.zoo {command}", *options]):
+        try:
+            run_command(command)
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
+        except Exception:
+            traceback.print_exc()
+            return 1
+    return 0
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def load_entries(config: str) -> dict[str, Any]:
     """
     :param config: what the Zoo takes as ``--conf-file``: a file in YAML or Python, or a module
     :return: hyperparameters by environment, as they are written
-    :raises ValueError: if there is no such file or module
+    :raises ValueError: if there is no such file or module, or it holds no hyperparameters
     """
     import yaml
 
@@ -89,10 +89,10 @@ def load_entries(config: str) -> dict[str, Any]:
         if config.endswith(".py"):
             return dict(runpy.run_path(config)["hyperparams"])
         return dict(importlib.import_module(config).hyperparams)
-    except (FileNotFoundError, ModuleNotFoundError) as error:
+    except (FileNotFoundError, ModuleNotFoundError, KeyError, AttributeError) as error:
         names = ", ".join(sorted(path.stem for path in hyperparams_file("dai").parent.glob("*.yml")))
         raise ValueError(
-            f"--conf-file {config}: {error}. Give a file (.yml or .py), a module that holds `hyperparams`, or one of the "
+            f"--conf-file {config}: {error!r}. Give a file (.yml or .py), a module that holds `hyperparams`, or one of the "
             f"packaged files: {names}"
         ) from error
 

@@ -1,6 +1,7 @@
 """The commands of RL Zoo with DAI among its algorithms."""
 
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -71,10 +72,20 @@ def test_missing_package_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPat
         run("plot_train")
 
 
-def test_other_commands_start_through_this_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_commands_start_through_this_module(logs: Path) -> None:
     script = "import sys; sys.exit(len(sys.argv))"
     assert zoo.call_through_here([sys.executable, "-c", script, "a"]) == 2
     assert zoo.call_through_here(["python", "-m", "rl_zoo3.record_video", "--algo", "dai", "--help"]) == 0
+    enjoy = ["python", "enjoy.py", "--algo", "dai", "--env", ENV_ID, "-n", "5", "--no-render", "-f"]
+    assert zoo.call_through_here([*enjoy, str(logs)]) == 0
+    assert zoo.call_through_here([*enjoy, "nowhere"]) == 1
+
+
+@pytest.mark.slow
+def test_record_training(logs: Path, run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("moviepy")
+    run("record_training", "--algo", "dai", "--env", ENV_ID, "-f", str(logs), "-n", "10", "-o", str(tmp_path / "videos"), "-g")
+    assert {"training.mp4", "training.gif"} <= {path.name for path in (tmp_path / "videos").iterdir()}
 
 
 def test_module_runs_from_any_folder(logs: Path, tmp_path: Path) -> None:
@@ -118,3 +129,11 @@ def test_push_to_hub_names_the_cause(run: Run, monkeypatch: pytest.MonkeyPatch) 
         run("push_to_hub", "--help")
     message = error.value.code
     assert message == 0 or re.search(r"rl_zoo3 \d.*huggingface_sb3.*generate_metadata", str(message))
+
+
+def test_the_console_script_is_main() -> None:
+    pyproject = Path(zoo.__file__).parents[2] / "pyproject.toml"
+    if not pyproject.is_file():
+        pytest.skip("no source checkout")
+    found = re.search(r'^sb3-dai-zoo = "(.*)"$', pyproject.read_text(), re.MULTILINE)
+    assert found and pkgutil.resolve_name(found[1]) is zoo.main

@@ -83,6 +83,11 @@ def test_a_missing_file_lists_the_packaged_ones(run: Run) -> None:
         run("train", "--algo", "dai", "--env", ENV_ID, "-conf", "nope")
 
 
+def test_a_module_without_hyperparameters(run: Run) -> None:
+    with pytest.raises(ValueError, match=r"--conf-file json: AttributeError.*holds `hyperparams`"):
+        run("train", "--algo", "dai", "--env", ENV_ID, "-conf", "json")
+
+
 def test_an_expression_that_fails_is_named() -> None:
     with pytest.raises(ValueError, match=r"preference='NoPreference\(\)'.*NameError.*GaussianPreference"):
         zoo.evaluated({"preference": "NoPreference()"})
