@@ -46,7 +46,9 @@ def test_a_study_survives_the_death_of_a_worker(tmp_path: Path, storage: str) ->
         assert victim.poll() is None
         time.sleep(0.1)
     survivor = start(3)
-    while trials_of(storage)[-1].state != TrialState.RUNNING:
+    # Until both are at a trial
+    while sum(trial.state == TrialState.RUNNING for trial in trials_of(storage)) < 2:
+        assert survivor.poll() is None
         time.sleep(0.02)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
