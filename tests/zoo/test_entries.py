@@ -105,7 +105,7 @@ def test_an_expression_that_fails_is_named() -> None:
     ],
 )
 def test_which_entry(env_id: str, family: str | None, name: str) -> None:
-    assert zoo.entry_name(env_id, {"Hopper-v5": {}, "atari": {}, "default": {}}, family) == name
+    assert zoo.entry_name(env_id, {"Hopper-v5": {}, "default": {}, "atari": {}}, family) == name
 
 
 def test_no_entry_at_all() -> None:
