@@ -98,14 +98,25 @@ def without_code(page):
     return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
+SCORES = {"docs/results.md": "docs/results", "docs/experiments/version_0_1.md": "docs/experiments/data"}
+"""Pages with tables of scores, and where their result files are."""
+
+
 def test_pages_name_result_files_that_exist():
     for page in PAGES:
-        names = re.findall(r"docs/results/(\w+\.json)", without_code(page))
-        if page.name == "results.md":
-            names += re.findall(r"`(\w+\.json)`", without_code(page))
-            assert len(names) > 40
+        names = re.findall(r"docs/(?:results|experiments/data)/\w+\.json", without_code(page))
+        if name_of(page) in SCORES:
+            names += [f"{SCORES[name_of(page)]}/{name}" for name in re.findall(r"`(\w+\.json)`", without_code(page))]
+            assert len(names) > 5
         for name in names:
-            assert (ROOT / "docs" / "results" / name).exists(), f"{page.name} names {name}"
+            assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_results_say_where_they_come_from():
+    for path in (ROOT / "docs" / "results").rglob("*.json"):
+        found = json.loads(path.read_text())
+        for run in found if isinstance(found, list) else [found]:
+            assert {"commit", "versions", "processor", "date", "command"} <= run.keys(), path
 
 
 def rows_of_scores(page):
@@ -127,24 +138,16 @@ def interquartile_mean(scores):
     return np.mean(np.sort(scores)[cut : len(scores) - cut])
 
 
-def test_the_scores_of_the_results_are_those_of_their_files():
-    rows = [*rows_of_scores(ROOT / "docs" / "results.md")]
-    assert len(rows) > 30
+@pytest.mark.parametrize("page", SCORES)
+def test_the_scores_of_a_page_are_those_of_its_files(page):
+    rows = [row for row in rows_of_scores(ROOT / page) if "result file" in row]
+    assert len(rows) > 5
     for row in rows:
         agents = {}
-        for run in json.loads((ROOT / "docs" / "results" / row["result file"].strip("`")).read_text()):
+        for run in json.loads((ROOT / SCORES[page] / row["result file"].strip("`")).read_text()):
             agents.setdefault((run["agent"], run.get("variant")), []).append(np.mean(run["scores"]))
         iqm = row["interquartile mean [95 %]"].split(" ")[0]
         printed = [float(cell.replace(",", "")) for cell in (iqm, row["mean"], row["worst seed"])]
         tolerance = 0.051 if "." in row["mean"] else 0.51
         of_file = [(interquartile_mean(scores), np.mean(scores), min(scores)) for scores in agents.values()]
         assert any(np.allclose(printed, found, rtol=0, atol=tolerance) for found in of_file), (row, of_file)
-
-
-def test_the_scores_of_the_readme_are_those_of_the_results():
-    of_results = {(row["interquartile mean [95 %]"].split(" ")[0], row["mean"], row["worst seed"], row["gradient steps"])
-                  for row in rows_of_scores(ROOT / "docs" / "results.md")}  # fmt: skip
-    rows = [*rows_of_scores(ROOT / "README.md")]
-    assert len(rows) > 10
-    for row in rows:
-        assert (row["interquartile mean"], row["mean"], row["worst seed"], row["gradient steps"]) in of_results, row
