@@ -85,7 +85,9 @@ class ChosenStep:
             if refusal is None:
                 return self.native, []
             reasons.append(f"not native, because {refusal}")
-        if asked in ("auto", "compile"):
+        if asked in ("auto", "compile") and self.eager.policy.memory_dim > 0:
+            reasons.append("not compiled, because sequences have another shape in each gradient step")
+        elif asked in ("auto", "compile"):
             self.compiled = self.compiled or CompiledStep(self.eager)
             if self.compiles is None:
                 self.compiles = asked == "compile" or self.compiled.pays(n_left)

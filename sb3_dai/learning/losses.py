@@ -25,19 +25,19 @@ def all_losses(policy: Any, batch: Batch, c: Coefficients) -> tuple[Named, Named
     :return: the losses, scalars by name, and what is logged of each sample, shapes (batch, 1) or (batch,)
     """
     pairs = batch.one_step
-    next_belief, outcome = policy.observe(
-        pairs.observations, pairs.next_observations, batch.has_successor, c.learns_world_model
-    )
-    belief, actions = policy.belief(pairs.observations), policy.encode(pairs.actions)
+    belief, next_belief, outcome = beliefs(policy, batch, c.learns_world_model)
+    actions = policy.encode(pairs.actions)
 
-    # The world model reads the features and does not shape them: what is easy to predict is not what tells good actions from
-    # bad ones
     losses: Named = {}
     samples: Named = {}
     prediction = None
     if c.learns_world_model:
-        prediction = policy.world_model.predict(Belief(*(part.detach() for part in belief)), actions)
+        seen = policy.seen_by_world_model(belief)
+        prediction = policy.world_model.predict(seen, actions)
         losses, samples = world_model_losses(policy, batch, prediction, outcome)
+        if batch.windows is not None:
+            for named, of_filter in zip((losses, samples), policy.filter_losses(batch, seen, actions), strict=True):
+                named.update(of_filter)
 
     transition = Transition(
         *(pairs.observations, actions, pairs.next_observations, pairs.rewards, pairs.dones),
@@ -58,6 +58,20 @@ def all_losses(policy: Any, batch: Batch, c: Coefficients) -> tuple[Named, Named
     if c.learns_epistemic_weight and c.learns_world_model:
         losses["epistemic_weight_loss"] = epistemic_weight_loss(policy, belief)
     return losses, samples
+
+
+def beliefs(policy: Any, batch: Batch, learns_world_model: bool) -> tuple[Belief, Belief, Any]:
+    """
+    :param policy: the nets
+    :param batch: transitions
+    :param learns_world_model: whether somebody asks for the outcome
+    :return: beliefs about s, and about s' by the targets, and the outcome that the world model is to predict
+    """
+    if batch.windows is not None:
+        return policy.replay(batch.windows, batch.one_step, learns_world_model)
+    pairs = batch.one_step
+    next_belief, outcome = policy.observe(pairs.observations, pairs.next_observations, batch.has_successor, learns_world_model)
+    return policy.belief(pairs.observations), next_belief, outcome
 
 
 def world_model_losses(policy: Any, batch: Batch, prediction: Any, outcome: Any) -> tuple[Named, Named]:

@@ -1,0 +1,255 @@
+"""Policies that remember: a belief filter carries what was observed and done from step to step."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_dai.checks import check_number
+from sb3_dai.nets.ensembles import EnsembleMLP
+from sb3_dai.nets.statistics import RunningNorm
+from sb3_dai.policy import CnnPolicy, DAIPolicy, MultiInputPolicy
+from sb3_dai.world_model.base import Belief
+from sb3_dai.world_model.filters import BeliefFilter, Memory
+from sb3_dai.world_model.recurrent import LstmFilter
+
+
+class RecurrentPolicy(DAIPolicy):
+    """
+    As :class:`sb3_dai.policy.DAIPolicy`, for worlds whose state is hidden. All nets read the features of the observation beside
+    a belief, which a filter makes of all observations and actions of the episode so far.
+
+    What is carried from step to step is a tuple of arrays: the filter's memory, and the last action in code.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param lr_schedule: Learning rate schedule (could be constant)
+    :param lstm_hidden_size: Number of hidden units of the LSTM
+    :param sequence_length: Length of the sequences that are learned from, in steps of the environment
+    :param burn_in: Number of steps at the beginning of a sequence that only bring the belief up to date, where the sequence does
+        not start with its episode
+    :param kwargs: the other arguments of :class:`sb3_dai.policy.DAIPolicy`
+    :raises ValueError: if an argument cannot describe a net
+    """
+
+    belief_filter: BeliefFilter
+    belief_filter_target: BeliefFilter
+    belief_filter_average: BeliefFilter
+    followed_by_targets = (*DAIPolicy.followed_by_targets, "belief_filter")
+    followed_by_averages = (*DAIPolicy.followed_by_averages, "belief_filter")
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        lstm_hidden_size: int = 64,
+        sequence_length: int = 64,
+        burn_in: int = 16,
+        **kwargs: Any,
+    ) -> None:
+        check_number("lstm_hidden_size", lstm_hidden_size, low=1, whole=True)
+        check_number("sequence_length", sequence_length, low=2, whole=True)
+        check_number("burn_in", burn_in, low=0, high=sequence_length - 1, whole=True)
+        self.lstm_hidden_size = lstm_hidden_size
+        self.sequence_length = sequence_length
+        self.burn_in = burn_in
+        self.memory_dim = self._memory_dim()
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _memory_dim(self) -> int:
+        """
+        :return: size of a belief
+        """
+        return self.lstm_hidden_size
+
+    def _make_filter(self, features_dim: int) -> BeliefFilter:
+        """
+        :param features_dim: number of features that are extracted from an observation
+        :return: the belief filter
+        """
+        return LstmFilter(features_dim, self.action_model.code_dim, self.lstm_hidden_size)
+
+    def _make_nets(self, features_dim: int, n_terms: int) -> None:
+        super()._make_nets(features_dim, n_terms)
+        self.features_dim_of_obs = features_dim
+        self.belief_filter = self._make_filter(features_dim)
+        arch, options = self.net_arch["transition"], (self.activation_fn, False)
+        # The reward is one more outcome: what a belief has to hold is what tells the rewards to come
+        input_dim = features_dim + self.memory_dim + self.action_model.code_dim
+        self.reward_net = EnsembleMLP(1, input_dim, 1, arch, *options)
+        self.reward_norm = RunningNorm(1)
+
+    def filter_parameters(self) -> list[nn.Parameter]:
+        """The filter, and the nets that only it learns by."""
+        return [*self.belief_filter.parameters(), *self.reward_net.parameters()]
+
+    def seen_by_world_model(self, belief: Belief) -> Belief:
+        """
+        :param belief: about s
+        :return: the same, of which the world model's loss shapes the filter and not the features
+        """
+        features = belief.features[:, : -self.memory_dim].detach()
+        return Belief(th.cat([features, belief.features[:, -self.memory_dim :]], dim=1), belief.raw.detach())
+
+    # ----- Learning -----
+
+    def replay(self, windows: Any, pairs: Any, learns_world_model: bool) -> tuple[Belief, Belief, Any]:
+        """
+        Infer the states of sequences. Updates the running statistics.
+
+        :param windows: a :class:`sb3_dai.learning.sequences.Windows`
+        :param pairs: the transitions to learn from
+        :param learns_world_model: whether somebody asks for the outcome
+        :return: beliefs about s, and about s' by the targets, and the outcome that the world model is to predict
+        """
+        here = windows.rows
+        with th.no_grad():
+            target_raw = self.extract_features(windows.observations, self.features_extractor_target)
+            self.features_norm.update(target_raw[here])
+            target_beliefs = self._replayed(windows, target_raw, self.belief_filter_target)
+            after = here + 1
+            next_belief = Belief(target_beliefs[after], target_raw[after])
+            outcome = None
+            if learns_world_model:
+                seen = Belief(target_beliefs[here], target_raw[here])
+                outcome = self.world_model.outcome(seen, next_belief, pairs.next_observations, 1.0)
+        raw = target_raw if self.extracts_nothing else self.extract_features(windows.observations)
+        beliefs = self._replayed(windows, raw, self.belief_filter)
+        return Belief(beliefs[here], raw[here]), next_belief, outcome
+
+    def _replayed(self, windows: Any, raw: th.Tensor, belief_filter: BeliefFilter) -> th.Tensor:
+        """
+        :param windows: sequences
+        :param raw: features of their observations, shape (n_rows, features_dim)
+        :param belief_filter: the filter, or its target
+        :return: what the nets read, shape (n_rows, features_dim + memory_dim)
+        """
+        features, place = self.scaled(raw), (windows.time, windows.window)
+        inputs = th.cat([features, self.encode(windows.actions) * windows.has_action], dim=1)
+        size = int(windows.time.max()) + 1, int(windows.window.max()) + 1
+        # What is beyond the end of a sequence comes after all of it, and is not read again
+        padded = inputs.new_zeros(*size, inputs.shape[1]).index_put(place, inputs)
+        beliefs = belief_filter.replay(*padded.split([features.shape[1], inputs.shape[1] - features.shape[1]], dim=2))
+        return th.cat([features, beliefs[place]], dim=1)
+
+    def filter_losses(self, batch: Any, belief: Belief, actions: th.Tensor) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
+        """
+        :param batch: transitions
+        :param belief: about s
+        :param actions: coded actions, shape (batch, code_dim)
+        :return: losses that shape the filter alone, scalars by name, and what is logged of each sample
+        """
+        rewards = batch.one_step.rewards
+        self.reward_norm.update(rewards)
+        predicted = self.reward_net(th.cat([belief.features, actions], dim=1))[0]
+        errors = F.mse_loss(predicted, self.reward_norm(rewards), reduction="none")
+        return {"reward_loss": errors.mean()}, {}
+
+    # ----- Acting -----
+
+    def initial_state(self, n: int) -> Memory:
+        """
+        :param n: number of environments
+        :return: what is carried before the first observation: the filter's memory, and no action, each shape (n_envs, ...)
+        """
+        no_action = th.zeros(n, self.action_model.code_dim, device=self.device)
+        return (*self.belief_filter.initial(n, self.device), no_action)
+
+    def restarted(self, state: Memory, episode_starts: th.Tensor) -> Memory:
+        """
+        :param state: what is carried
+        :param episode_starts: 1 where an episode starts, shape (n_envs,)
+        :return: the same, as it is initially where an episode starts
+        """
+        starts = episode_starts.bool()
+        initial = self.initial_state(len(starts))
+        return tuple(
+            th.where(starts.reshape(-1, *[1] * (part.dim() - 1)), first, part)
+            for part, first in zip(state, initial, strict=True)
+        )
+
+    def remember(self, state: Memory, actions: th.Tensor) -> Memory:
+        """
+        :param state: what is carried
+        :param actions: that are taken, as the replay buffer holds them, shape (n_envs, action_dim)
+        :return: the same with these actions
+        """
+        return (*state[:-1], self.encode(actions))
+
+    def act(self, obs: PyTorchObs, state: Memory, deterministic: bool) -> tuple[th.Tensor, Memory]:
+        """
+        :param obs: observations
+        :param state: what is carried, as it is initially where an episode starts
+        :param deterministic: the best action by ``greedy``, or a sample
+        :return: actions, ``Box`` ones in [-1, 1], and what is carried on, these actions included
+        """
+        averaged = deterministic and self.greedy == "average"
+        raw = self.extract_features(obs, self.features_extractor_average if averaged else self.features_extractor)
+        features, belief_filter = self.scaled(raw), self.belief_filter_average if averaged else self.belief_filter
+        belief, memory = belief_filter.step(state[:-1], features, state[-1])
+        actions = self.choose(Belief(th.cat([features, belief], dim=1), raw), deterministic)
+        return actions, self.remember((*memory, state[-1]), actions.reshape(len(actions), -1))
+
+    def forward(  # type: ignore[override]
+        self, obs: PyTorchObs, *state: th.Tensor, deterministic: bool = True
+    ) -> tuple[th.Tensor, ...]:
+        """
+        :param obs: observations
+        :param state: what is carried, one tensor after the other; then where an episode starts, shape (n_envs,)
+        :param deterministic: the best action by ``greedy``, or a sample
+        :return: actions, and what is carried on
+        """
+        *carried, episode_starts = state
+        actions, carried_on = self.act(obs, self.restarted(tuple(carried), episode_starts), deterministic)
+        return (actions, *carried_on)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        :param observation: of one environment or of several
+        :param state: what the call before returned; None to start anew
+        :param episode_start: whether the observation is the first of an episode, shape (n_envs,): the belief of that environment
+            alone starts anew
+        :param deterministic: the best action by ``greedy``, or a sample
+        :return: actions, and what to give to the next call: arrays of shapes (n_envs, ...)
+        """
+        self.set_training_mode(False)
+        obs, is_vectorized = self.obs_to_tensor(observation)
+        n_envs = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        with th.no_grad():
+            carried = self.initial_state(n_envs)
+            if state is not None:
+                carried = tuple(th.as_tensor(part, device=self.device) for part in state)
+                if episode_start is not None:
+                    carried = self.restarted(carried, th.as_tensor(np.asarray(episode_start), device=self.device))
+            acted, carried = self.act(obs, carried, deterministic)
+        actions = acted.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
+        if isinstance(self.action_space, spaces.Box):
+            actions = self.unscale_action(actions)
+        return actions if is_vectorized else actions.squeeze(axis=0), tuple(part.cpu().numpy() for part in carried)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update({name: getattr(self, name) for name in ("lstm_hidden_size", "sequence_length", "burn_in")})
+        return data
+
+
+MlpLstmPolicy = RecurrentPolicy
+
+
+class CnnLstmPolicy(CnnPolicy, RecurrentPolicy):
+    """As :class:`RecurrentPolicy`, for images, with the extractors of :class:`sb3_dai.policy.CnnPolicy`."""
+
+
+class MultiInputLstmPolicy(MultiInputPolicy, RecurrentPolicy):
+    """As :class:`RecurrentPolicy`, for dictionaries of observations, with the ``CombinedExtractor``."""

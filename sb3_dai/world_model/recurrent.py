@@ -1,0 +1,48 @@
+"""A recurrent net as a belief filter."""
+
+import torch as th
+from torch import nn
+
+from sb3_dai.world_model.filters import BeliefFilter, Memory
+
+
+class LstmFilter(BeliefFilter):
+    """
+    The hidden state of an LSTM (Hochreiter & Schmidhuber 1997) is the belief: a sufficient statistic of what was observed and
+    done, as far as the nets that read it need one.
+
+    :param features_dim: number of features of an observation
+    :param code_dim: size of a coded action
+    :param hidden_size: number of units
+    """
+
+    def __init__(self, features_dim: int, code_dim: int, hidden_size: int) -> None:
+        super().__init__(hidden_size)
+        self.lstm = nn.LSTM(features_dim + code_dim, hidden_size)
+
+    def initial(self, n: int, device: th.device | str = "cpu") -> Memory:
+        """
+        :param n: number of environments
+        :param device: where it is to be
+        :return: hidden and cell state, zeros of shape (n, hidden_size)
+        """
+        return th.zeros(n, self.belief_dim, device=device), th.zeros(n, self.belief_dim, device=device)
+
+    def step(self, memory: Memory, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, Memory]:
+        """
+        :param memory: hidden and cell state
+        :param features: of the observation, shape (n_envs, features_dim)
+        :param actions: coded actions before it, shape (n_envs, code_dim)
+        :return: the hidden state, and both
+        """
+        inputs = th.cat([features, actions], dim=1).unsqueeze(0)
+        outputs, (hidden, cell) = self.lstm(inputs, (memory[0].unsqueeze(0), memory[1].unsqueeze(0)))
+        return outputs[0], (hidden[0], cell[0])
+
+    def replay(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param features: of the observations, shape (time, batch, features_dim)
+        :param actions: coded actions before each, shape (time, batch, code_dim)
+        :return: the hidden state after each, shape (time, batch, hidden_size)
+        """
+        return self.lstm(th.cat([features, actions], dim=2))[0]
