@@ -35,9 +35,10 @@ class LstmFilter(BeliefFilter):
         :param actions: coded actions before it, shape (n_envs, code_dim)
         :return: the hidden state, and both
         """
-        inputs = th.cat([features, actions], dim=1).unsqueeze(0)
-        outputs, (hidden, cell) = self.lstm(inputs, (memory[0].unsqueeze(0), memory[1].unsqueeze(0)))
-        return outputs[0], (hidden[0], cell[0])
+        weights = self.lstm.weight_ih_l0, self.lstm.weight_hh_l0, self.lstm.bias_ih_l0, self.lstm.bias_hh_l0
+        # Of a single step, many times faster than the layer that reads sequences
+        hidden, cell = th.lstm_cell(th.cat([features, actions], dim=1), [*memory], *weights)
+        return hidden, (hidden, cell)
 
     def replay(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
