@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_dai.actions.base import ActionPosterior
 from sb3_dai.checks import check_number
 from sb3_dai.nets.ensembles import EnsembleMLP
 from sb3_dai.nets.statistics import RunningNorm
@@ -72,7 +73,7 @@ class RecurrentPolicy(DAIPolicy):
         :param features_dim: number of features that are extracted from an observation
         :return: the belief filter
         """
-        return LstmFilter(features_dim, self.action_model.code_dim, self.lstm_hidden_size)
+        return LstmFilter(features_dim, self.action_model.code_dim, self.lstm_hidden_size, self.sequence_length)
 
     def _make_nets(self, features_dim: int, n_terms: int) -> None:
         super()._make_nets(features_dim, n_terms)
@@ -95,6 +96,17 @@ class RecurrentPolicy(DAIPolicy):
         """
         features = belief.features[:, : -self.memory_dim].detach()
         return Belief(th.cat([features, belief.features[:, -self.memory_dim :]], dim=1), belief.raw.detach())
+
+    def posterior(self, belief: Belief) -> ActionPosterior:
+        """
+        The policy net reads the belief and does not shape it: one filter cannot follow the gradients of critics and of a policy
+        that follows these (Ni et al. 2022, arXiv:2110.05038, appendix D).
+
+        :param belief: about s
+        :return: Q(.|s)
+        """
+        memory = belief.features[:, -self.memory_dim :].detach()
+        return super().posterior(Belief(th.cat([belief.features[:, : -self.memory_dim], memory], dim=1), belief.raw))
 
     # ----- Learning -----
 

@@ -14,11 +14,19 @@ class LstmFilter(BeliefFilter):
     :param features_dim: number of features of an observation
     :param code_dim: size of a coded action
     :param hidden_size: number of units
+    :param longest: number of steps that some of them are to remember from the start, 2 at least
     """
 
-    def __init__(self, features_dim: int, code_dim: int, hidden_size: int) -> None:
+    def __init__(self, features_dim: int, code_dim: int, hidden_size: int, longest: int = 64) -> None:
         super().__init__(hidden_size)
         self.lstm = nn.LSTM(features_dim + code_dim, hidden_size)
+        # Gates that forget after 2 to ``longest`` steps (Tallec & Ollivier 2018, arXiv:1804.11188, eq. 16)
+        with th.no_grad():
+            steps = th.empty(hidden_size).uniform_(1.0, max(longest - 1.0, 1.0))
+            self.lstm.bias_ih_l0.zero_()
+            self.lstm.bias_hh_l0.zero_()
+            self.lstm.bias_ih_l0[:hidden_size] = -steps.log()
+            self.lstm.bias_ih_l0[hidden_size : 2 * hidden_size] = steps.log()
 
     def initial(self, n: int, device: th.device | str = "cpu") -> Memory:
         """

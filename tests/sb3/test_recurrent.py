@@ -1,0 +1,256 @@
+"""Policies with a memory, used as Stable-Baselines3 and sb3-contrib use theirs."""
+
+import copy
+import io
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from helpers import action_spaces, each_step, make, spy, stack, state_of
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from worlds import BOX, DISCRETE, IMAGE, VECTOR, CounterEnv, SampledEnv
+
+from sb3_dai import CnnLstmPolicy, MlpLstmPolicy, MultiInputLstmPolicy
+from sb3_dai.dai import DAI
+from sb3_dai.learning.losses import all_losses
+from sb3_dai.learning.sequences import sample_windows
+
+POLICIES = {
+    "MlpLstmPolicy": VECTOR,
+    "CnnLstmPolicy": IMAGE,
+    "MultiInputLstmPolicy": spaces.Dict(vector=VECTOR, discrete=spaces.Discrete(3)),
+}
+NUMBERED = spaces.Discrete(5)
+SMALL = dict(net_arch=[8], lstm_hidden_size=6, sequence_length=5, burn_in=2, ensemble_size=2)
+
+
+def make_recurrent(env=None, policy="MlpLstmPolicy", policy_kwargs=None, **kwargs):
+    env = CounterEnv(length=6) if env is None else env
+    small = dict(learning_starts=20, batch_size=4, seed=0, policy_kwargs={**SMALL, **(policy_kwargs or {})})
+    return make(env, policy, **{**small, **kwargs})
+
+
+def beliefs(policy, n):
+    """What is carried of n environments, different for each."""
+    return tuple(np.random.default_rng(0).normal(size=part.shape).astype(np.float32) for part in policy.initial_state(n))
+
+
+# ----- Acting -----
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@action_spaces()
+def test_every_policy_trains_and_comes_back(policy, action_space):
+    space = POLICIES[policy]
+    model = make_recurrent(SampledEnv(space, action_space), policy).learn(40)
+    assert {"MlpLstmPolicy": MlpLstmPolicy, "CnnLstmPolicy": CnnLstmPolicy, "MultiInputLstmPolicy": MultiInputLstmPolicy}[
+        policy
+    ] is type(model.policy)
+    model.save(file := io.BytesIO())
+    loaded, observations = DAI.load(file, device="cpu"), stack(space, 3)
+    for deterministic in (True, False):
+        state = None
+        for _ in range(3):
+            returned = []
+            for one in (model, loaded):
+                set_random_seed(1)
+                returned.append(one.predict(observations, state, np.array([False, True, False]), deterministic))
+            (actions, state), (same_actions, same_state) = returned
+            assert actions.tobytes() == same_actions.tobytes()
+            assert all(np.array_equal(*parts) for parts in zip(state, same_state, strict=True))
+            assert all(action_space.contains(action) for action in actions)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_belief_goes_on_and_starts_anew_in_one_environment_alone(deterministic):
+    policy, observations = make_recurrent(SampledEnv()).policy, stack(VECTOR, 3)
+    carried = beliefs(policy, 3)
+    after = policy.predict(observations, carried, np.zeros(3, bool), deterministic)[1]
+    anew = policy.predict(observations, None, np.zeros(3, bool), deterministic)[1]
+    one = policy.predict(observations, carried, np.array([False, True, False]), deterministic)[1]
+    for part, first, mixed in zip(after[:-1], anew[:-1], one[:-1], strict=True):
+        assert not np.isclose(part, first).any()
+        assert np.allclose(mixed[[0, 2]], part[[0, 2]]) and np.allclose(mixed[1], first[1])
+
+
+def test_the_last_action_is_a_part_of_what_is_carried():
+    policy, observations = make_recurrent(SampledEnv(action_space=DISCRETE)).policy, stack(VECTOR, 4)
+    actions, state = policy.predict(observations)
+    assert np.array_equal(state[-1].argmax(axis=1), actions)
+    others = (*state[:-1], np.roll(state[-1], 1, axis=1))
+    assert not np.isclose(policy.predict(observations, state)[1][0], policy.predict(observations, others)[1][0]).all()
+
+
+def test_one_observation_without_its_axis():
+    policy = make_recurrent(SampledEnv(action_space=BOX)).policy
+    action, state = policy.predict(VECTOR.sample())
+    assert action.shape == BOX.shape
+    assert [part.shape for part in state] == [(1, 6), (1, 6), (1, *BOX.shape)]
+    assert policy.predict(VECTOR.sample(), state, np.array([False]))[0].shape == BOX.shape
+
+
+@pytest.mark.parametrize("greedy", ["average", "policy"])
+def test_export_has_the_state_as_input_and_output(greedy):
+    """``forward`` is what is exported: predict, with tensors in the place of arrays."""
+    policy, observations = make_recurrent(SampledEnv(action_space=DISCRETE), policy_kwargs=dict(greedy=greedy)).policy, stack(VECTOR, 3)
+    carried, starts = beliefs(policy, 3), np.array([False, True, False])
+    actions, state = policy.predict(observations, carried, starts, deterministic=True)
+    returned = policy(th.as_tensor(observations), *map(th.as_tensor, carried), th.as_tensor(starts))
+    for part, expected in zip(returned, (actions, *state), strict=True):
+        assert np.array_equal(part.detach().numpy(), expected)
+
+
+# ----- Collecting experience -----
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@action_spaces("discrete", "box")
+def test_beliefs_are_replayed_as_they_were_carried(n_envs, action_space):
+    """The belief that the agent acts by is the one that it learns, with the actions that were taken: half of them at random."""
+    env = make_vec_env(lambda: SampledEnv(action_space=action_space), n_envs, seed=0)
+    model = make_recurrent(env, learning_starts=12 * n_envs, gradient_steps=0, policy_kwargs=dict(sequence_length=30))
+    carried = []
+    model.learn(24 * n_envs, callback=each_step(lambda: carried.append(model._last_state[0])))
+    ((_, windows),) = sample_windows(model.replay_buffer, 20, 30)
+    with th.no_grad():
+        replayed = model.policy._replayed(windows, windows.observations, model.policy.belief_filter)
+    found = 0
+    for row, observation in enumerate(windows.observations.numpy()):
+        where = np.argwhere((model.replay_buffer.observations[:24] == observation).all(axis=2))
+        for step, index in where:  # None for the last observation of an episode
+            np.testing.assert_allclose(replayed[row, -6:].numpy(), carried[step][index], rtol=1e-4, atol=1e-5)
+            found += 1
+    assert found > 60
+
+
+def test_a_reset_by_hand_forgets():
+    model = make_recurrent(SampledEnv(), learning_starts=100).learn(15)
+    before = copy.deepcopy(model._last_state)
+    model.learn(1, reset_num_timesteps=False)
+    goes_on = model._last_state
+    model.learn(1)
+    assert not np.isclose(goes_on[0], before[0]).any()
+    assert model.replay_buffer.dones[:17, 0].nonzero()[0].tolist() == [9, 15]
+    anew = model.policy.predict(model.replay_buffer.observations[16])[1]
+    np.testing.assert_allclose(model._last_state[0], anew[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_training_goes_on_bit_by_bit_after_a_load(tmp_path, n_envs):
+    def env():
+        return make_vec_env(lambda: CounterEnv(length=7), n_envs, seed=0)
+
+    model = make_recurrent(env(), train_freq=2, learning_starts=10).learn(16 * n_envs)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = DAI.load(tmp_path / "model", env=env(), device="cpu", force_reset=False)
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    assert all(np.array_equal(*parts) for parts in zip(loaded._last_state, model._last_state, strict=True))
+    assert np.array_equal(loaded._last_episode_starts, model._last_episode_starts)
+    for one in (model, loaded):
+        set_random_seed(3)
+        one.set_env(env(), force_reset=False)
+        one.env.reset()
+        one.learn(20 * n_envs, reset_num_timesteps=False)
+    assert model._n_updates == loaded._n_updates > 5
+    left, right = (state_of(one.policy) for one in (model, loaded))
+    assert not [name for name in left if not th.equal(left[name], right[name])]
+    assert all(np.array_equal(*parts) for parts in zip(loaded._last_state, model._last_state, strict=True))
+
+
+def test_observations_are_normalised_on_the_way_to_the_policy(monkeypatch):
+    env = VecNormalize(DummyVecEnv([lambda: CounterEnv(length=6, scale=1000.0)] * 2))
+    model = make_recurrent(env, learning_starts=10**6).learn(80)
+    model.set_logger(configure(None, []))
+    calls = spy(monkeypatch, type(model.policy), "replay")
+    model.train(1, 8)
+    assert abs(calls[0][0][1].observations).max() < 10.0
+    assert model.replay_buffer.observations.max() > 1000.0
+
+
+def test_episodes_are_evaluated_with_beliefs_of_their_own():
+    model = make_recurrent(CounterEnv(length=5)).learn(40)
+    env = make_vec_env(lambda: CounterEnv(length=5), 2)
+    assert evaluate_policy(model, env, 4)[0] == 15.0
+
+
+# ----- Learning -----
+
+
+def test_every_part_learns():
+    model = make_recurrent(SampledEnv(), train_freq=4).learn(24)
+    before = state_of(model.policy)
+    model.learn(8, reset_num_timesteps=False)
+    after = state_of(model.policy)
+    for name in before:
+        if name.startswith(("belief_filter", "policy_net", "value_net", "world_model.net", "reward_net")):
+            assert not th.equal(before[name], after[name]), name
+
+
+def test_what_is_hidden_is_remembered_through_the_loss_of_the_world_model_and_that_of_the_critics():
+    """Both shape the filter. That of the policy does not: its gradient would be the other ones' noise."""
+    model = make_recurrent(SampledEnv(), gradient_steps=0).learn(40)
+    batch = next(model._batches(1, 4))
+    (coefficients,) = model._coefficients(1)
+    losses, _ = all_losses(model.policy, batch, coefficients)
+    weight = model.policy.belief_filter.lstm.weight_ih_l0
+    for name, loss in losses.items():
+        (gradient,) = th.autograd.grad(loss, [weight], retain_graph=True, allow_unused=True)
+        shapes = gradient is not None and bool((gradient != 0).any())
+        assert shapes == (name in ("transition_loss", "value_loss", "reward_loss")), name
+
+
+def test_terms_are_logged():
+    model = make_recurrent(SampledEnv())
+    model.set_logger(configure(None, []))
+    model.learn(24)
+    logged = {name for name in model.logger.name_to_value if name.startswith("train/")}
+    assert {"train/transition_loss", "train/reward_loss", "train/value_loss", "train/information_gain"} <= logged
+
+
+def test_numbered_observations():
+    model = make_recurrent(SampledEnv(NUMBERED, DISCRETE)).learn(30)
+    assert np.isfinite(model.policy.predict(np.array([1, 2]))[1][0]).all()
+
+
+def test_backends_that_cannot_say_so():
+    for backend, reason in (("native", "the policy has a memory"), ("compile", "another shape")):
+        with pytest.warns(UserWarning, match=reason):
+            make_recurrent(backend=backend).learn(24)
+
+
+# ----- What does not go together -----
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error"),
+    [
+        (dict(n_steps=3), "n_steps=3"),
+        (dict(optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False)), "optimize_memory_usage"),
+        (dict(policy_kwargs=dict(transition_model="dirichlet")), 'transition_model="dirichlet"'),
+        (dict(policy_kwargs=dict(lstm_hidden_size=0)), "lstm_hidden_size=0"),
+        (dict(policy_kwargs=dict(sequence_length=1)), "sequence_length=1"),
+        (dict(policy_kwargs=dict(burn_in=5)), "burn_in=5"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(kwargs, error):
+    with pytest.raises(ValueError, match=error):
+        make_recurrent(SampledEnv(NUMBERED, DISCRETE), **kwargs)
+
+
+def test_hindsight_is_refused():
+    goal = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    class Goals(SampledEnv):
+        def compute_reward(self, achieved, desired, info):
+            return np.zeros(len(achieved), np.float32)
+
+    env = Goals(spaces.Dict(observation=goal, achieved_goal=goal, desired_goal=goal))
+    with pytest.raises(ValueError, match="replay_buffer_class=HerReplayBuffer"):
+        make_recurrent(env, "MultiInputLstmPolicy", replay_buffer_class=HerReplayBuffer)
