@@ -43,13 +43,19 @@ class BaseDAIPolicy(CrashSafePolicy):
     policy_net: EnsembleMLP
     value_net: EnsembleMLP
     features_norm: RunningNorm
+    features_extractor: BaseFeaturesExtractor
+    features_extractor_target: BaseFeaturesExtractor
+    features_extractor_average: BaseFeaturesExtractor
+    policy_net_target: EnsembleMLP
+    policy_net_average: EnsembleMLP
+    value_net_target: EnsembleMLP
     action_model: Any
     lr_multipliers: dict[str, float]
     memory_dim = 0
     """Size of what the nets read of a recurrent belief beside the features of the observation."""
-    followed_by_targets = ("features_extractor", "value_net", "policy_net")
+    followed_by_targets: tuple[str, ...] = ("features_extractor", "value_net", "policy_net")
     """Names of the nets that have a target, ``NAME_target``."""
-    followed_by_averages = ("features_extractor", "policy_net")
+    followed_by_averages: tuple[str, ...] = ("features_extractor", "policy_net")
     """Names of the nets that are averaged over training, in ``NAME_average``."""
     n_moves = 0
     """How often all tensors were moved or converted: what keeps some of them has to look them up again."""

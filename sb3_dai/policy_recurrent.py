@@ -17,12 +17,13 @@ from sb3_dai.policy import CnnPolicy, DAIPolicy, MultiInputPolicy
 from sb3_dai.world_model.base import Belief
 from sb3_dai.world_model.filters import BeliefFilter, Memory
 from sb3_dai.world_model.recurrent import LstmFilter
+from sb3_dai.world_model.state_space import StateSpaceFilter
 
 
 class RecurrentPolicy(DAIPolicy):
     """
-    As :class:`sb3_dai.policy.DAIPolicy`, for worlds whose state is hidden. All nets read the features of the observation beside
-    a belief, which a filter makes of all observations and actions of the episode so far.
+    As :class:`sb3_dai.policy.DAIPolicy`, for worlds whose state is hidden. All nets read the features of the observation
+    beside a belief, which a filter makes of all observations and actions of the episode so far.
 
     What is carried from step to step is a tuple of arrays: the filter's memory, and the last action in code.
 
@@ -31,8 +32,10 @@ class RecurrentPolicy(DAIPolicy):
     :param lr_schedule: Learning rate schedule (could be constant)
     :param lstm_hidden_size: Number of hidden units of the LSTM
     :param sequence_length: Length of the sequences that are learned from, in steps of the environment
-    :param burn_in: Number of steps at the beginning of a sequence that only bring the belief up to date, where the sequence does
-        not start with its episode
+    :param burn_in: Number of steps at the beginning of a sequence that only bring the belief up to date, where the sequence
+        does not start with its episode
+    :param state_dim: Size of a hidden state with a distribution, by which the filter learns the variational free energy; 0 for
+        the LSTM's own state alone
     :param kwargs: the other arguments of :class:`sb3_dai.policy.DAIPolicy`
     :raises ValueError: if an argument cannot describe a net
     """
@@ -51,14 +54,17 @@ class RecurrentPolicy(DAIPolicy):
         lstm_hidden_size: int = 64,
         sequence_length: int = 64,
         burn_in: int = 16,
+        state_dim: int = 0,
         **kwargs: Any,
     ) -> None:
         check_number("lstm_hidden_size", lstm_hidden_size, low=1, whole=True)
         check_number("sequence_length", sequence_length, low=2, whole=True)
         check_number("burn_in", burn_in, low=0, high=sequence_length - 1, whole=True)
+        check_number("state_dim", state_dim, low=0, whole=True)
         self.lstm_hidden_size = lstm_hidden_size
         self.sequence_length = sequence_length
         self.burn_in = burn_in
+        self.state_dim = state_dim
         self.memory_dim = self._memory_dim()
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
@@ -73,7 +79,11 @@ class RecurrentPolicy(DAIPolicy):
         :param features_dim: number of features that are extracted from an observation
         :return: the belief filter
         """
-        return LstmFilter(features_dim, self.action_model.code_dim, self.lstm_hidden_size, self.sequence_length)
+        sizes = features_dim, self.action_model.code_dim, self.lstm_hidden_size, self.sequence_length
+        if self.state_dim == 0:
+            return LstmFilter(*sizes)
+        is_categorical = isinstance(self.observation_space, spaces.Discrete) and self.extracts_nothing
+        return StateSpaceFilter(*sizes, self.state_dim, self.net_arch["transition"], is_categorical)
 
     def _make_nets(self, features_dim: int, n_terms: int) -> None:
         super()._make_nets(features_dim, n_terms)
@@ -94,30 +104,38 @@ class RecurrentPolicy(DAIPolicy):
         :param belief: about s
         :return: the same, of which the world model's loss shapes the filter and not the features
         """
-        features = belief.features[:, : -self.memory_dim].detach()
-        return Belief(th.cat([features, belief.features[:, -self.memory_dim :]], dim=1), belief.raw.detach())
+        features, memory = self._split(belief.features)
+        return Belief(th.cat([features.detach(), memory], dim=1), belief.raw.detach())
+
+    def _split(self, features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param features: that the nets read, shape (batch, features_dim + memory_dim)
+        :return: those of the observation, and the filter's
+        """
+        return features[:, : -self.memory_dim], features[:, -self.memory_dim :]
 
     def posterior(self, belief: Belief) -> ActionPosterior:
         """
-        The policy net reads the belief and does not shape it: one filter cannot follow the gradients of critics and of a policy
-        that follows these (Ni et al. 2022, arXiv:2110.05038, appendix D).
+        The policy net reads the belief and does not shape it: it follows the critics, and one filter for the gradients of both
+        learns worse than one for each (Ni et al. 2022, arXiv:2110.05038). The critics' and the world model's are enough.
 
         :param belief: about s
         :return: Q(.|s)
         """
-        memory = belief.features[:, -self.memory_dim :].detach()
-        return super().posterior(Belief(th.cat([belief.features[:, : -self.memory_dim], memory], dim=1), belief.raw))
+        features, memory = self._split(belief.features)
+        return super().posterior(Belief(th.cat([features, memory.detach()], dim=1), belief.raw))
 
     # ----- Learning -----
 
-    def replay(self, windows: Any, pairs: Any, learns_world_model: bool) -> tuple[Belief, Belief, Any]:
+    def replay(self, windows: Any, pairs: Any, learns_world_model: bool) -> tuple[Belief, Belief, Any, Belief]:
         """
         Infer the states of sequences. Updates the running statistics.
 
         :param windows: a :class:`sb3_dai.learning.sequences.Windows`
         :param pairs: the transitions to learn from
         :param learns_world_model: whether somebody asks for the outcome
-        :return: beliefs about s, and about s' by the targets, and the outcome that the world model is to predict
+        :return: beliefs about s, and about s' by the targets, the outcome that the world model is to predict, and the belief
+            about s' that learns
         """
         here = windows.rows
         with th.no_grad():
@@ -132,7 +150,7 @@ class RecurrentPolicy(DAIPolicy):
                 outcome = self.world_model.outcome(seen, next_belief, pairs.next_observations, 1.0)
         raw = target_raw if self.extracts_nothing else self.extract_features(windows.observations)
         beliefs = self._replayed(windows, raw, self.belief_filter)
-        return Belief(beliefs[here], raw[here]), next_belief, outcome
+        return Belief(beliefs[here], raw[here]), next_belief, outcome, Belief(beliefs[after], raw[after])
 
     def _replayed(self, windows: Any, raw: th.Tensor, belief_filter: BeliefFilter) -> th.Tensor:
         """
@@ -149,10 +167,13 @@ class RecurrentPolicy(DAIPolicy):
         beliefs = belief_filter.replay(*padded.split([features.shape[1], inputs.shape[1] - features.shape[1]], dim=2))
         return th.cat([features, beliefs[place]], dim=1)
 
-    def filter_losses(self, batch: Any, belief: Belief, actions: th.Tensor) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
+    def filter_losses(
+        self, batch: Any, belief: Belief, next_belief: Belief, actions: th.Tensor
+    ) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
         """
         :param batch: transitions
         :param belief: about s
+        :param next_belief: about s'
         :param actions: coded actions, shape (batch, code_dim)
         :return: losses that shape the filter alone, scalars by name, and what is logged of each sample
         """
@@ -160,7 +181,9 @@ class RecurrentPolicy(DAIPolicy):
         self.reward_norm.update(rewards)
         predicted = self.reward_net(th.cat([belief.features, actions], dim=1))[0]
         errors = F.mse_loss(predicted, self.reward_norm(rewards), reduction="none")
-        return {"reward_loss": errors.mean()}, {}
+        (_, before), (features, after) = map(self._split, (belief.features, next_belief.features))
+        losses, samples = self.belief_filter.losses(before, after, actions, features.detach())
+        return {"reward_loss": errors.mean(), **losses}, samples
 
     # ----- Acting -----
 
@@ -179,7 +202,7 @@ class RecurrentPolicy(DAIPolicy):
         :return: the same, as it is initially where an episode starts
         """
         starts = episode_starts.bool()
-        initial = self.initial_state(len(starts))
+        initial = self.initial_state(starts.shape[0])
         return tuple(
             th.where(starts.reshape(-1, *[1] * (part.dim() - 1)), first, part)
             for part, first in zip(state, initial, strict=True)
@@ -205,7 +228,7 @@ class RecurrentPolicy(DAIPolicy):
         features, belief_filter = self.scaled(raw), self.belief_filter_average if averaged else self.belief_filter
         belief, memory = belief_filter.step(state[:-1], features, state[-1])
         actions = self.choose(Belief(th.cat([features, belief], dim=1), raw), deterministic)
-        return actions, self.remember((*memory, state[-1]), actions.reshape(len(actions), -1))
+        return actions, self.remember((*memory, state[-1]), actions.reshape(actions.shape[0], -1))
 
     def forward(  # type: ignore[override]
         self, obs: PyTorchObs, *state: th.Tensor, deterministic: bool = True
@@ -230,8 +253,8 @@ class RecurrentPolicy(DAIPolicy):
         """
         :param observation: of one environment or of several
         :param state: what the call before returned; None to start anew
-        :param episode_start: whether the observation is the first of an episode, shape (n_envs,): the belief of that environment
-            alone starts anew
+        :param episode_start: whether the observation is the first of an episode, shape (n_envs,): the belief of that
+            environment alone starts anew
         :param deterministic: the best action by ``greedy``, or a sample
         :return: actions, and what to give to the next call: arrays of shapes (n_envs, ...)
         """
@@ -252,7 +275,7 @@ class RecurrentPolicy(DAIPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        data.update({name: getattr(self, name) for name in ("lstm_hidden_size", "sequence_length", "burn_in")})
+        data.update({name: getattr(self, name) for name in ("lstm_hidden_size", "sequence_length", "burn_in", "state_dim")})
         return data
 
 

@@ -1,6 +1,4 @@
-"""What happens between the environment and the replay buffer: observations are checked, models that count learn, beliefs go on."""
-
-from typing import Any
+"""Collecting experience: observations are checked, models that count learn, and beliefs go on from step to step."""
 
 import numpy as np
 import torch as th

@@ -25,7 +25,7 @@ def all_losses(policy: Any, batch: Batch, c: Coefficients) -> tuple[Named, Named
     :return: the losses, scalars by name, and what is logged of each sample, shapes (batch, 1) or (batch,)
     """
     pairs = batch.one_step
-    belief, next_belief, outcome = beliefs(policy, batch, c.learns_world_model)
+    belief, next_belief, outcome, filtered = beliefs(policy, batch, c.learns_world_model)
     actions = policy.encode(pairs.actions)
 
     losses: Named = {}
@@ -35,9 +35,10 @@ def all_losses(policy: Any, batch: Batch, c: Coefficients) -> tuple[Named, Named
         seen = policy.seen_by_world_model(belief)
         prediction = policy.world_model.predict(seen, actions)
         losses, samples = world_model_losses(policy, batch, prediction, outcome)
-        if batch.windows is not None:
-            for named, of_filter in zip((losses, samples), policy.filter_losses(batch, seen, actions), strict=True):
-                named.update(of_filter)
+        if filtered is not None:
+            new_losses, new_samples = policy.filter_losses(batch, seen, filtered, actions)
+            losses.update(new_losses)
+            samples.update(new_samples)
 
     transition = Transition(
         *(pairs.observations, actions, pairs.next_observations, pairs.rewards, pairs.dones),
@@ -60,18 +61,19 @@ def all_losses(policy: Any, batch: Batch, c: Coefficients) -> tuple[Named, Named
     return losses, samples
 
 
-def beliefs(policy: Any, batch: Batch, learns_world_model: bool) -> tuple[Belief, Belief, Any]:
+def beliefs(policy: Any, batch: Batch, learns_world_model: bool) -> tuple[Belief, Belief, Any, Belief | None]:
     """
     :param policy: the nets
     :param batch: transitions
     :param learns_world_model: whether somebody asks for the outcome
-    :return: beliefs about s, and about s' by the targets, and the outcome that the world model is to predict
+    :return: beliefs about s, and about s' by the targets, the outcome that the world model is to predict, and what a belief
+        filter that learns makes of s'
     """
     if batch.windows is not None:
         return policy.replay(batch.windows, batch.one_step, learns_world_model)
     pairs = batch.one_step
     next_belief, outcome = policy.observe(pairs.observations, pairs.next_observations, batch.has_successor, learns_world_model)
-    return policy.belief(pairs.observations), next_belief, outcome
+    return policy.belief(pairs.observations), next_belief, outcome, None
 
 
 def world_model_losses(policy: Any, batch: Batch, prediction: Any, outcome: Any) -> tuple[Named, Named]:

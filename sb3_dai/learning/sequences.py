@@ -170,8 +170,9 @@ def read_windows(
         buffer.to_torch(buffer._normalize_reward(buffer.rewards[chosen].reshape(-1, 1), env)),
     )
     has_action = buffer.to_torch((time > 0).astype(np.float32).reshape(-1, 1))
-    places = (buffer.to_torch(part) for part in (time, window))
-    return TransitionBatch(samples, samples, 1.0), Windows(observations, buffer.to_torch(actions), has_action, *places, here)
+    return TransitionBatch(samples, samples, 1.0), Windows(
+        observations, buffer.to_torch(actions), has_action, buffer.to_torch(time), buffer.to_torch(window), here
+    )
 
 
 def _observations(
@@ -230,10 +231,11 @@ def check_sequences(buffer: Any, n_steps: int) -> None:
         raise ValueError(f"n_steps={n_steps}: {what}, whose returns have one step. Leave n_steps out")
     if type(buffer) not in (ReplayBuffer, DictReplayBuffer):
         raise ValueError(
-            f"replay_buffer_class={type(buffer).__name__}: {what}, which only ReplayBuffer and DictReplayBuffer keep in order. "
-            "Leave it out"
+            f"replay_buffer_class={type(buffer).__name__}: {what}, which only ReplayBuffer and DictReplayBuffer keep in "
+            "order. Leave it out"
         )
     if buffer.optimize_memory_usage:
         raise ValueError(
-            f"optimize_memory_usage=True: {what}, and that buffer does not keep the last observation of an episode. Leave it out"
+            f"optimize_memory_usage=True: {what}, and that buffer does not keep the last observation of an episode. "
+            "Leave it out"
         )

@@ -44,7 +44,9 @@ def make_world_model(
     is_numbered = is_numbered and memory_dim == 0
     if kind == "dirichlet":
         if memory_dim > 0:
-            raise ValueError('transition_model="dirichlet" counts states, which a recurrent policy does not see: use "ensemble"')
+            raise ValueError(
+                'transition_model="dirichlet" counts states, which a recurrent policy does not see: use "ensemble"'
+            )
         if not (isinstance(observation_space, spaces.Discrete) and isinstance(action_space, spaces.Discrete)):
             raise ValueError(
                 f'transition_model="dirichlet" counts Discrete observations and actions, not {observation_space} and '

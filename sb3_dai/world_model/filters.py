@@ -1,7 +1,5 @@
 """What carries a belief about a hidden state from step to step."""
 
-from typing import Any
-
 import torch as th
 from torch import nn
 
@@ -54,12 +52,16 @@ class BeliefFilter(nn.Module):
             beliefs.append(belief)
         return th.stack(beliefs)
 
-    def losses(self, beliefs: th.Tensor, **seen: Any) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
+    def losses(
+        self, beliefs: th.Tensor, next_beliefs: th.Tensor, actions: th.Tensor, next_features: th.Tensor
+    ) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
         """
-        What the filter learns beside what the nets that read it learn.
+        What the filter learns beside what the nets that read it learn: nothing, unless a subclass says so.
 
-        :param beliefs: of a batch, shape (batch, belief_dim)
-        :param seen: what belongs to them
+        :param beliefs: before a step, shape (batch, belief_dim)
+        :param next_beliefs: after it, same shape
+        :param actions: coded actions of the step, shape (batch, code_dim)
+        :param next_features: of the observation after it, without a gradient, shape (batch, features_dim)
         :return: scalars by name, which end with "_loss", and what is logged of each sample, shapes (batch, 1)
         """
         return {}, {}

@@ -1,5 +1,7 @@
 """A recurrent net as a belief filter."""
 
+from typing import Any
+
 import torch as th
 from torch import nn
 
@@ -23,10 +25,10 @@ class LstmFilter(BeliefFilter):
         # Gates that forget after 2 to ``longest`` steps (Tallec & Ollivier 2018, arXiv:1804.11188, eq. 16)
         with th.no_grad():
             steps = th.empty(hidden_size).uniform_(1.0, max(longest - 1.0, 1.0))
-            self.lstm.bias_ih_l0.zero_()
-            self.lstm.bias_hh_l0.zero_()
-            self.lstm.bias_ih_l0[:hidden_size] = -steps.log()
-            self.lstm.bias_ih_l0[hidden_size : 2 * hidden_size] = steps.log()
+            _, _, bias, other_bias = self.lstm.all_weights[0]
+            other_bias.zero_()
+            bias.zero_()
+            bias[: 2 * hidden_size] = th.cat([-steps.log(), steps.log()])  # Of the input gates, and the forget gates
 
     def initial(self, n: int, device: th.device | str = "cpu") -> Memory:
         """
@@ -43,8 +45,8 @@ class LstmFilter(BeliefFilter):
         :param actions: coded actions before it, shape (n_envs, code_dim)
         :return: the hidden state, and both
         """
-        weights = self.lstm.weight_ih_l0, self.lstm.weight_hh_l0, self.lstm.bias_ih_l0, self.lstm.bias_hh_l0
         # Of a single step, many times faster than the layer that reads sequences
+        weights: Any = self.lstm.all_weights[0]
         hidden, cell = th.lstm_cell(th.cat([features, actions], dim=1), [*memory], *weights)
         return hidden, (hidden, cell)
 

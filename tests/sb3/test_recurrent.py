@@ -98,7 +98,10 @@ def test_one_observation_without_its_axis():
 @pytest.mark.parametrize("greedy", ["average", "policy"])
 def test_export_has_the_state_as_input_and_output(greedy):
     """``forward`` is what is exported: predict, with tensors in the place of arrays."""
-    policy, observations = make_recurrent(SampledEnv(action_space=DISCRETE), policy_kwargs=dict(greedy=greedy)).policy, stack(VECTOR, 3)
+    policy, observations = (
+        make_recurrent(SampledEnv(action_space=DISCRETE), policy_kwargs=dict(greedy=greedy)).policy,
+        stack(VECTOR, 3),
+    )
     carried, starts = beliefs(policy, 3), np.array([False, True, False])
     actions, state = policy.predict(observations, carried, starts, deterministic=True)
     returned = policy(th.as_tensor(observations), *map(th.as_tensor, carried), th.as_tensor(starts))
@@ -232,7 +235,10 @@ def test_backends_that_cannot_say_so():
     ("kwargs", "error"),
     [
         (dict(n_steps=3), "n_steps=3"),
-        (dict(optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False)), "optimize_memory_usage"),
+        (
+            dict(optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False)),
+            "optimize_memory_usage",
+        ),
         (dict(policy_kwargs=dict(transition_model="dirichlet")), 'transition_model="dirichlet"'),
         (dict(policy_kwargs=dict(lstm_hidden_size=0)), "lstm_hidden_size=0"),
         (dict(policy_kwargs=dict(sequence_length=1)), "sequence_length=1"),

@@ -25,7 +25,7 @@ def fill(buffer, n_steps, lag=2):
         at[env] = [0, min(lag * env, LENGTHS[0] - 1)]
     for _ in range(n_steps):
         here = np.array([[env, *at[env]] for env in range(n_envs)], np.float32)
-        after = here + [0, 0, 1]
+        after = here + np.float32([0, 0, 1])
         actions = np.array([[action_of(*at[env])] for env in range(n_envs)])
         rewards = here[:, 1] * 100 + here[:, 2]
         lengths = [LENGTHS[at[env][0] % len(LENGTHS)] for env in range(n_envs)]
