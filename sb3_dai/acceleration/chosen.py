@@ -78,6 +78,8 @@ class ChosenStep:
         :param n_left: about how many gradient steps are left in this training
         :return: what takes the next steps, and why not a faster one
         """
+        if self.eager.policy.memory_dim > 0:
+            return self.eager, ["the others do not read sequences"]
         reasons = []
         if asked in ("auto", "native"):
             self.native = self.native or NativeStep(self.eager)
@@ -85,9 +87,7 @@ class ChosenStep:
             if refusal is None:
                 return self.native, []
             reasons.append(f"not native, because {refusal}")
-        if asked in ("auto", "compile") and self.eager.policy.memory_dim > 0:
-            reasons.append("not compiled, because sequences have another shape in each gradient step")
-        elif asked in ("auto", "compile"):
+        if asked in ("auto", "compile"):
             self.compiled = self.compiled or CompiledStep(self.eager)
             if self.compiles is None:
                 self.compiles = asked == "compile" or self.compiled.pays(n_left)

@@ -54,8 +54,6 @@ def reason_against(policy: Any) -> str | None:
     """
     if policy.device.type != "cpu":
         return f"the device is {policy.device}"
-    if policy.memory_dim > 0:
-        return "the policy has a memory, and it does not know sequences"
     if kind_of(policy.world_model) is None:
         return f"it does not know the world model {type(policy.world_model).__name__}"
     if not isinstance(policy.action_model, CategoricalActions | GaussianActions):
