@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_dai.actions import make_action_model
 from sb3_dai.actions.base import ActionPosterior
 from sb3_dai.checks import check_number
 from sb3_dai.nets.ensembles import EnsembleMLP
@@ -65,14 +66,7 @@ class RecurrentPolicy(DAIPolicy):
         self.sequence_length = sequence_length
         self.burn_in = burn_in
         self.state_dim = state_dim
-        self.memory_dim = self._memory_dim()
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
-
-    def _memory_dim(self) -> int:
-        """
-        :return: size of a belief
-        """
-        return self.lstm_hidden_size
 
     def _make_filter(self, features_dim: int) -> BeliefFilter:
         """
@@ -86,9 +80,10 @@ class RecurrentPolicy(DAIPolicy):
         return StateSpaceFilter(*sizes, self.state_dim, self.net_arch["transition"], is_categorical)
 
     def _make_nets(self, features_dim: int, n_terms: int) -> None:
-        super()._make_nets(features_dim, n_terms)
-        self.features_dim_of_obs = features_dim
+        self.action_model = make_action_model(self.action_space)
         self.belief_filter = self._make_filter(features_dim)
+        self.memory_dim = self.belief_filter.belief_dim
+        super()._make_nets(features_dim, n_terms)
         arch, options = self.net_arch["transition"], (self.activation_fn, False)
         # The reward is one more outcome: what a belief has to hold is what tells the rewards to come
         input_dim = features_dim + self.memory_dim + self.action_model.code_dim
@@ -124,6 +119,23 @@ class RecurrentPolicy(DAIPolicy):
         """
         features, memory = self._split(belief.features)
         return super().posterior(Belief(th.cat([features, memory.detach()], dim=1), belief.raw))
+
+    def belief(self, obs: PyTorchObs, target: bool = False) -> Belief:
+        """
+        :param obs: first observations of episodes
+        :param target: whether to use the targets
+        :return: what the nets read after them
+        """
+        raw = self.extract_features(obs, self.features_extractor_target if target else self.features_extractor)
+        features, state = self.scaled(raw), self.initial_state(raw.shape[0])
+        belief_filter = self.belief_filter_target if target else self.belief_filter
+        return Belief(th.cat([features, belief_filter.step(state[:-1], features, state[-1])[0]], dim=1), raw)
+
+    def imagine(self, belief: Belief, actions: th.Tensor) -> Belief:
+        """
+        :raises NotImplementedError: always: what a filter carries is not a part of a belief
+        """
+        raise NotImplementedError(f"{type(self).__name__}.imagine: give a policy without a memory, such as MlpPolicy")
 
     # ----- Learning -----
 
@@ -164,7 +176,8 @@ class RecurrentPolicy(DAIPolicy):
         size = int(windows.time.max()) + 1, int(windows.window.max()) + 1
         # What is beyond the end of a sequence comes after all of it, and is not read again
         padded = inputs.new_zeros(*size, inputs.shape[1]).index_put(place, inputs)
-        beliefs = belief_filter.replay(*padded.split([features.shape[1], inputs.shape[1] - features.shape[1]], dim=2))
+        parts = padded.split([features.shape[1], inputs.shape[1] - features.shape[1]], dim=2)
+        beliefs = belief_filter.replay(*parts, None if windows.memory is None else self.unflattened(windows.memory))
         return th.cat([features, beliefs[place]], dim=1)
 
     def filter_losses(
@@ -194,6 +207,36 @@ class RecurrentPolicy(DAIPolicy):
         """
         no_action = th.zeros(n, self.action_model.code_dim, device=self.device)
         return (*self.belief_filter.initial(n, self.device), no_action)
+
+    def flattened(self, memory: Memory) -> th.Tensor:
+        """
+        :param memory: of the filter, parts of shapes (n, ...)
+        :return: the same as rows, shape (n, size)
+        """
+        return th.cat([part.flatten(start_dim=1) for part in memory], dim=1)
+
+    def unflattened(self, rows: th.Tensor) -> Memory:
+        """
+        :param rows: shape (n, size)
+        :return: the memory of the filter that they stand for, parts of shapes (n, ...)
+        """
+        likes = self.belief_filter.initial(len(rows), rows.device)
+        parts = rows.split([like[0].numel() for like in likes], dim=1)
+        return tuple(part.reshape(like.shape).to(like.dtype) for part, like in zip(parts, likes, strict=True))
+
+    def carried(self, state: Any, episode_starts: Any, n: int) -> Memory:
+        """
+        :param state: what the last prediction returned, arrays; None to start anew
+        :param episode_starts: whether an episode starts, shape (n_envs,); None if none does
+        :param n: number of environments
+        :return: what is carried to the next observation, tensors
+        """
+        if state is None:
+            return self.initial_state(n)
+        tensors = tuple(th.as_tensor(part, device=self.device) for part in state)
+        if episode_starts is None:
+            return tensors
+        return self.restarted(tensors, th.as_tensor(np.asarray(episode_starts), device=self.device))
 
     def restarted(self, state: Memory, episode_starts: th.Tensor) -> Memory:
         """
@@ -262,12 +305,7 @@ class RecurrentPolicy(DAIPolicy):
         obs, is_vectorized = self.obs_to_tensor(observation)
         n_envs = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
         with th.no_grad():
-            carried = self.initial_state(n_envs)
-            if state is not None:
-                carried = tuple(th.as_tensor(part, device=self.device) for part in state)
-                if episode_start is not None:
-                    carried = self.restarted(carried, th.as_tensor(np.asarray(episode_start), device=self.device))
-            acted, carried = self.act(obs, carried, deterministic)
+            acted, carried = self.act(obs, self.carried(state, episode_start, n_envs), deterministic)
         actions = acted.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
         if isinstance(self.action_space, spaces.Box):
             actions = self.unscale_action(actions)

@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from sb3_dai.acceleration import ChosenStep, one_thread
 from sb3_dai.learning.batch import end_returns
 from sb3_dai.learning.observations import check_step, last_observations
-from sb3_dai.learning.sequences import end_sequences
+from sb3_dai.learning.sequences import end_sequences, keep_memory
 from sb3_dai.policy import DAIPolicy
 from sb3_dai.policy_recurrent import RecurrentPolicy
 from sb3_dai.preferences.base import Preference
@@ -29,6 +29,9 @@ class Rollouts(CrashSafeSaving):
     _step: ChosenStep
     _last_state: tuple[np.ndarray, ...] | None = None
     """What a recurrent policy carries from step to step of the training environments, each part of shape (n_envs, ...)."""
+
+    _last_memory: np.ndarray | None = None
+    """What its filter carried to the last observations, shape (n_envs, size)."""
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
@@ -71,6 +74,8 @@ class Rollouts(CrashSafeSaving):
         if not isinstance(self.policy, RecurrentPolicy):
             return super()._sample_action(learning_starts, action_noise, n_envs)
         assert self._last_obs is not None
+        before = self.policy.carried(self._last_state, self._last_episode_starts, n_envs)
+        self._last_memory = self.policy.flattened(before[:-1]).cpu().numpy()
         # The belief goes on in the random steps as well
         actions, state = self.policy.predict(self._last_obs, self._last_state, self._last_episode_starts)
         if self.num_timesteps < learning_starts:
@@ -95,5 +100,8 @@ class Rollouts(CrashSafeSaving):
             assert isinstance(self._last_obs, np.ndarray)
             ends = last_observations(self.observation_space, new_obs, dones, infos)
             self.policy.world_model.count(self._last_obs, buffer_action, ends)
+        if isinstance(self.policy, RecurrentPolicy):
+            assert self._last_memory is not None
+            keep_memory(replay_buffer, self._last_memory)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         self._last_episode_starts = dones

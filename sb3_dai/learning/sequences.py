@@ -23,13 +23,15 @@ class Windows(NamedTuple):
     actions: th.Tensor
     """Before each observation, as the replay buffer holds them, shape (n_rows, action_dim)."""
     has_action: th.Tensor
-    """0 for the first observation of a stretch, whose action is none, shape (n_rows, 1)."""
+    """0 where an episode starts, whose first observation has no action before it, shape (n_rows, 1)."""
     time: th.Tensor
     """Steps since the stretch began, shape (n_rows,)."""
     window: th.Tensor
     """Number of the stretch, shape (n_rows,)."""
     rows: th.Tensor
     """Those of s in each transition to learn from, shape (n_transitions,). That of s' follows it."""
+    memory: th.Tensor | None
+    """What was carried to the first observation of each stretch, as it was then, shape (n_windows, size), if it was kept."""
 
 
 class Stretches(NamedTuple):
@@ -156,8 +158,10 @@ def read_windows(
     rows = np.flatnonzero((time < lengths) & (time >= skipped[window]))
 
     observations = _observations(buffer, place, is_last, env)
+    # The first action of a stretch is none at the start of an episode, and lost where it was overwritten
+    has_action = (time > 0) | (~stretches.is_whole & (stretches.start > 0))[window]
     actions = buffer.actions[before]
-    actions[time == 0] = 0
+    actions[~has_action] = 0
     chosen = place[0][rows], envs[rows]
     dones = buffer.dones[chosen] * (1.0 - buffer.timeouts[chosen])
     kind: Any = DictReplayBufferSamples if isinstance(observations, dict) else ReplayBufferSamples
@@ -169,10 +173,11 @@ def read_windows(
         buffer.to_torch(dones.reshape(-1, 1)),
         buffer.to_torch(buffer._normalize_reward(buffer.rewards[chosen].reshape(-1, 1), env)),
     )
-    has_action = buffer.to_torch((time > 0).astype(np.float32).reshape(-1, 1))
-    return TransitionBatch(samples, samples, 1.0), Windows(
-        observations, buffer.to_torch(actions), has_action, buffer.to_torch(time), buffer.to_torch(window), here
-    )
+    kept = getattr(buffer, "memories", None)
+    first = _row(buffer, stretches.start), stretches.env
+    memory = None if kept is None else buffer.to_torch(kept[first])
+    parts = actions, has_action.astype(np.float32).reshape(-1, 1), time, window
+    return TransitionBatch(samples, samples, 1.0), Windows(observations, *map(buffer.to_torch, parts), here, memory)
 
 
 def _observations(
@@ -206,6 +211,20 @@ def _at(observations: PyTorchObs, rows: th.Tensor) -> PyTorchObs:
     :return: shape (n, ...)
     """
     return {key: part[rows] for key, part in observations.items()} if isinstance(observations, dict) else observations[rows]
+
+
+def keep_memory(buffer: Any, memory: np.ndarray) -> None:
+    """
+    Keep what is carried beside the transition that is about to be stored. A sequence that starts in the midst of an episode
+    starts from it (the "stored state" of Kapturowski et al. 2019, section 3). From nothing, nets would never learn what a
+    long episode does to the memory.
+
+    :param buffer: a replay buffer
+    :param memory: before the observations, shape (n_envs, size)
+    """
+    if not hasattr(buffer, "memories"):
+        buffer.memories = np.zeros((buffer.buffer_size, *memory.shape), np.float32)
+    buffer.memories[buffer.pos] = memory
 
 
 def end_sequences(buffer: ReplayBuffer | None) -> None:

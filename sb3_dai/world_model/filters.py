@@ -38,15 +38,16 @@ class BeliefFilter(nn.Module):
         """
         raise NotImplementedError
 
-    def replay(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def replay(self, features: th.Tensor, actions: th.Tensor, memory: Memory | None = None) -> th.Tensor:
         """
-        Go through stretches of episodes from the initial belief.
+        Go through stretches of episodes.
 
         :param features: of the observations, shape (time, batch, features_dim)
-        :param actions: coded actions before each, zeros at first, shape (time, batch, code_dim)
+        :param actions: coded actions before each, zeros at the start of an episode, shape (time, batch, code_dim)
+        :param memory: before the first observation; None for the initial one
         :return: the belief after each observation, shape (time, batch, belief_dim)
         """
-        memory, beliefs = self.initial(features.shape[1], features.device), []
+        memory, beliefs = self.initial(features.shape[1], features.device) if memory is None else memory, []
         for observed, acted in zip(features, actions, strict=True):
             belief, memory = self.step(memory, observed, acted)
             beliefs.append(belief)

@@ -50,10 +50,12 @@ class LstmFilter(BeliefFilter):
         hidden, cell = th.lstm_cell(th.cat([features, actions], dim=1), [*memory], *weights)
         return hidden, (hidden, cell)
 
-    def replay(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def replay(self, features: th.Tensor, actions: th.Tensor, memory: Memory | None = None) -> th.Tensor:
         """
         :param features: of the observations, shape (time, batch, features_dim)
         :param actions: coded actions before each, shape (time, batch, code_dim)
+        :param memory: before the first observation; None for the initial one
         :return: the hidden state after each, shape (time, batch, hidden_size)
         """
-        return self.lstm(th.cat([features, actions], dim=2))[0]
+        before = None if memory is None else (memory[0].unsqueeze(0), memory[1].unsqueeze(0))
+        return self.lstm(th.cat([features, actions], dim=2), before)[0]

@@ -109,18 +109,30 @@ def test_export_has_the_state_as_input_and_output(greedy):
         assert np.array_equal(part.detach().numpy(), expected)
 
 
+def test_the_belief_of_an_observation_alone_is_that_of_a_first_one():
+    policy, observations = make_recurrent(SampledEnv()).policy, stack(VECTOR, 3)
+    hidden = policy.predict(observations)[1][0]
+    assert np.array_equal(policy.belief(th.as_tensor(observations)).features[:, -6:].detach().numpy(), hidden)
+    with pytest.raises(NotImplementedError, match="memory"):
+        policy.imagine(policy.belief(th.as_tensor(observations)), th.zeros(3, 2))
+
+
 # ----- Collecting experience -----
 
 
+@pytest.mark.parametrize("length", [3, 30])
 @pytest.mark.parametrize("n_envs", [1, 3])
 @action_spaces("discrete", "box")
-def test_beliefs_are_replayed_as_they_were_carried(n_envs, action_space):
-    """The agent acts by the belief that it learns, with the actions that were taken: half of them are random ones."""
+def test_beliefs_are_replayed_as_they_were_carried(n_envs, action_space, length):
+    """
+    The agent acts by the belief that it learns, with the actions that were taken, of which half are random. A sequence that
+    starts in the midst of an episode starts with what was carried then.
+    """
     env = make_vec_env(lambda: SampledEnv(action_space=action_space), n_envs, seed=0)
     model = make_recurrent(env, learning_starts=12 * n_envs, gradient_steps=0, policy_kwargs=dict(sequence_length=30))
     carried = []
     model.learn(24 * n_envs, callback=each_step(lambda: carried.append(model._last_state[0])))
-    ((_, windows),) = sample_windows(model.replay_buffer, 20, 30)
+    ((_, windows),) = sample_windows(model.replay_buffer, 30, length)
     with th.no_grad():
         replayed = model.policy._replayed(windows, windows.observations, model.policy.belief_filter)
     found = 0
@@ -209,12 +221,14 @@ def test_what_is_hidden_is_remembered_through_the_loss_of_the_world_model_and_th
         assert shapes == (name in ("transition_loss", "value_loss", "reward_loss")), name
 
 
-def test_terms_are_logged():
-    model = make_recurrent(SampledEnv())
+@pytest.mark.parametrize("space", [VECTOR, NUMBERED])
+def test_terms_are_logged(space):
+    model = make_recurrent(SampledEnv(space), policy_kwargs=dict(state_dim=2))
     model.set_logger(configure(None, []))
     model.learn(24)
-    logged = {name for name in model.logger.name_to_value if name.startswith("train/")}
-    assert {"train/transition_loss", "train/reward_loss", "train/value_loss", "train/information_gain"} <= logged
+    logged = {name.removeprefix("train/") for name in model.logger.name_to_value}
+    assert {"transition_loss", "reward_loss", "value_loss", "information_gain", "vfe"} <= logged
+    assert {"free_energy_loss", "observation_surprise", "state_divergence"} <= logged
 
 
 def test_numbered_observations():
@@ -243,6 +257,7 @@ def test_backends_that_cannot_say_so():
         (dict(policy_kwargs=dict(lstm_hidden_size=0)), "lstm_hidden_size=0"),
         (dict(policy_kwargs=dict(sequence_length=1)), "sequence_length=1"),
         (dict(policy_kwargs=dict(burn_in=5)), "burn_in=5"),
+        (dict(policy_kwargs=dict(state_dim=-1)), "state_dim=-1"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(kwargs, error):

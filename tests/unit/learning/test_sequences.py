@@ -6,7 +6,14 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
-from sb3_dai.learning.sequences import check_sequences, draw_stretches, end_sequences, read_windows, sample_windows
+from sb3_dai.learning.sequences import (
+    check_sequences,
+    draw_stretches,
+    end_sequences,
+    keep_memory,
+    read_windows,
+    sample_windows,
+)
 
 VECTOR = spaces.Box(-1e4, 1e4, (3,), np.float32)
 LENGTHS = (4, 1, 7, 12, 3)
@@ -14,7 +21,7 @@ LENGTHS = (4, 1, 7, 12, 3)
 
 
 def action_of(episode, step):
-    return (3 * episode + step) % 7
+    return 1 + (3 * episode + step) % 6
 
 
 def fill(buffer, n_steps, lag=2):
@@ -51,6 +58,7 @@ def rows_of(windows, number):
 @pytest.mark.parametrize("length", [1, 5, 30])
 def test_a_sequence_is_of_one_episode_of_one_environment(size, n_steps, length):
     buffer = buffer_of(size, n_steps)
+    oldest = buffer.observations[buffer.pos if buffer.full else 0].tolist()
     np.random.seed(0)
     for transitions, windows in sample_windows(buffer, 16, length, n_batches=8):
         assert transitions.one_step is transitions.n_step and transitions.has_successor == 1.0
@@ -62,9 +70,14 @@ def test_a_sequence_is_of_one_episode_of_one_environment(size, n_steps, length):
             assert observations.tolist() == expected
             assert 2 <= len(rows) <= length + 1
             assert windows.time[rows].tolist() == [*range(len(rows))]
-            assert windows.has_action[rows].flatten().tolist() == [0.0] + [1.0] * (len(rows) - 1)
-            actions = [0] + [action_of(int(episode), int(first) + i) for i in range(len(rows) - 1)]
-            assert windows.actions[rows].flatten().tolist() == actions
+            before = [action_of(int(episode), int(first) + i) for i in range(-1, len(rows) - 1)]
+            # What was done before the oldest transition is not in the buffer
+            if [env, episode, first] in [*oldest, *([env, e, 0] for e in range(9))]:
+                before[0] = 0
+            assert windows.has_action[rows].flatten().tolist() == [float(first > 0 and before[0] > 0)] + [1.0] * (
+                len(rows) - 1
+            )
+            assert windows.actions[rows].flatten().tolist() == before
 
 
 def test_transitions_are_those_of_the_rows():
@@ -132,6 +145,18 @@ def test_every_transition_is_drawn_and_those_at_the_ends_at_least_half_as_often_
     inner = counts[0, 3, 6]
     assert counts[0, 3, 11] > 0.5 * inner
     assert counts[0, 3, 0] > 0.5 * inner
+
+
+def test_a_sequence_starts_with_what_was_carried_to_its_first_observation():
+    buffer = ReplayBuffer(40, VECTOR, spaces.Discrete(7), "cpu", 2)
+    for step in range(33):
+        keep_memory(buffer, np.float32([[step, 10.0], [step, 20.0]]))
+        fill(buffer, 1)
+    ((_, windows),) = sample_windows(buffer, 16, 5)
+    first = windows.time == 0
+    assert th.equal(windows.memory[:, 1], 10.0 * (1 + windows.observations[first][:, 0]))
+    assert len(windows.memory[:, 0].unique()) > 5
+    assert windows.memory[:, 0].min() >= 13, "what was overwritten"
 
 
 def test_dictionaries_of_observations():
