@@ -45,7 +45,7 @@ def all_losses(policy: Any, batch: Batch, c: Coefficients) -> tuple[Named, Named
         *(batch.log_preference, batch.has_successor, prediction, outcome),
     )
     efe = policy.efe(belief)
-    heads, target = efe_targets(policy, batch, c, transition, next_belief)
+    heads, target = efe_targets(policy, batch, c, transition, next_belief, filtered)
     losses["value_loss"] = value_loss(efe(actions), heads, target, c.head_weights)
     for column, head in enumerate(heads):
         samples[f"{policy.term_names[head]}_value"] = -target[:, column]
@@ -93,7 +93,12 @@ def world_model_losses(policy: Any, batch: Batch, prediction: Any, outcome: Any)
 
 @th.no_grad()
 def efe_targets(
-    policy: Any, batch: Batch, c: Coefficients, transition: Transition, next_belief: Belief
+    policy: Any,
+    batch: Batch,
+    c: Coefficients,
+    transition: Transition,
+    next_belief: Belief,
+    filtered: Belief | None = None,
 ) -> tuple[list[int], th.Tensor]:
     """
     Bellman targets of the heads of the critics. The cost of the extrinsic term is that of an n-step return; others are known
@@ -103,12 +108,13 @@ def efe_targets(
     :param batch: transitions
     :param c: numbers that do not depend on the nets
     :param transition: what the terms of the EFE read
-    :param next_belief: about s_{t+1}
+    :param next_belief: about s_{t+1}, as the targets see it
+    :param filtered: the same by a belief filter that learns, if there is one
     :return: indices of the heads that learn, and their targets, shape (batch, n_heads_that_learn)
     """
     one_step, n_step = batch.one_step, batch.n_step
     if n_step.rewards is one_step.rewards:
-        next_efe, last_entropy = expected_efe(policy, next_belief)
+        next_efe, last_entropy = expected_efe(policy, next_belief, filtered)
         last_efe = next_efe
     else:
         last_belief = policy.belief(n_step.next_observations, target=True)
@@ -132,14 +138,15 @@ def efe_targets(
     return heads, th.cat(columns, dim=1)
 
 
-def expected_efe(policy: Any, belief: Belief) -> tuple[th.Tensor, th.Tensor]:
+def expected_efe(policy: Any, belief: Belief, acting: Belief | None = None) -> tuple[th.Tensor, th.Tensor]:
     """
     :param policy: the nets
     :param belief: about a next state
+    :param acting: the same as the policy net is used to read it, if that is another one
     :return: each term of the EFE of following the policy from there, by the target critics, (batch, n_terms), and the policy's
         entropy, (batch, 1)
     """
-    posterior = policy.posterior(belief)
+    posterior = policy.posterior(belief if acting is None else acting)
     return posterior.expected_efe(policy.efe(belief, target=True)), posterior.entropy()
 
 

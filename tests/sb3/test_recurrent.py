@@ -221,6 +221,22 @@ def test_what_is_hidden_is_remembered_through_the_loss_of_the_world_model_and_th
         assert shapes == (name in ("transition_loss", "value_loss", "reward_loss")), name
 
 
+def test_what_follows_is_chosen_by_the_belief_that_the_policy_net_reads_and_valued_by_the_targets(monkeypatch):
+    model = make_recurrent(SampledEnv(), gradient_steps=0).learn(40)
+    policy = model.policy
+    for part in policy.belief_filter_target.parameters():
+        part.data.mul_(2.0)
+    batch = next(model._batches(1, 4))
+    (coefficients,) = model._coefficients(1)
+    chosen, valued = spy(monkeypatch, type(policy), "posterior"), spy(monkeypatch, type(policy), "efe")
+    all_losses(policy, batch, coefficients)
+    _, by_target, _, by_filter = policy.replay(batch.windows, batch.one_step, True)
+    # The first call is about s, the second about s'
+    th.testing.assert_close(chosen[0][0][1].features[:, -6:], by_filter.features[:, -6:])
+    th.testing.assert_close(valued[1][0][1].features[:, -6:], by_target.features[:, -6:])
+    assert not th.isclose(by_filter.features[:, -6:], by_target.features[:, -6:]).any()
+
+
 @pytest.mark.parametrize("space", [VECTOR, NUMBERED])
 def test_terms_are_logged(space):
     model = make_recurrent(SampledEnv(space), policy_kwargs=dict(state_dim=2))
