@@ -56,7 +56,6 @@ class Rollouts(CrashSafeSaving):
             end_returns(self.replay_buffer)
             if isinstance(self.policy, RecurrentPolicy):
                 end_sequences(self.replay_buffer)
-            self._last_state = None
             self.preference.reset()
         self._step.reset()
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
