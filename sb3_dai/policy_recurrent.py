@@ -176,8 +176,9 @@ class RecurrentPolicy(DAIPolicy):
         size = int(windows.time.max()) + 1, int(windows.window.max()) + 1
         # What is beyond the end of a sequence comes after all of it, and is not read again
         padded = inputs.new_zeros(*size, inputs.shape[1]).index_put(place, inputs)
-        parts = padded.split([features.shape[1], inputs.shape[1] - features.shape[1]], dim=2)
-        beliefs = belief_filter.replay(*parts, None if windows.memory is None else self.unflattened(windows.memory))
+        observed, acted = padded.split([features.shape[1], inputs.shape[1] - features.shape[1]], dim=2)
+        memory = None if windows.memory is None else self.unflattened(windows.memory)
+        beliefs = belief_filter.replay(observed, acted, memory)
         return th.cat([features, beliefs[place]], dim=1)
 
     def filter_losses(

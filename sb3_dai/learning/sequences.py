@@ -177,7 +177,8 @@ def read_windows(
     first = _row(buffer, stretches.start), stretches.env
     memory = None if kept is None else buffer.to_torch(kept[first])
     parts = actions, has_action.astype(np.float32).reshape(-1, 1), time, window
-    return TransitionBatch(samples, samples, 1.0), Windows(observations, *map(buffer.to_torch, parts), here, memory)
+    acted, acts, times, numbers = map(buffer.to_torch, parts)
+    return TransitionBatch(samples, samples, 1.0), Windows(observations, acted, acts, times, numbers, here, memory)
 
 
 def _observations(
