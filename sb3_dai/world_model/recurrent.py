@@ -1,5 +1,6 @@
 """A recurrent net as a belief filter."""
 
+import math
 from typing import Any
 
 import torch as th
@@ -22,9 +23,10 @@ class LstmFilter(BeliefFilter):
     def __init__(self, features_dim: int, code_dim: int, hidden_size: int, longest: int = 64) -> None:
         super().__init__(hidden_size)
         self.lstm = nn.LSTM(features_dim + code_dim, hidden_size)
-        # Gates that forget after 2 to ``longest`` steps (Tallec & Ollivier 2018, arXiv:1804.11188, eq. 16)
+        # Gates that forget after 2 to ``longest`` steps (Tallec & Ollivier 2018, arXiv:1804.11188, eq. 16), which are evenly
+        # spread by their logarithm: most of what there is to remember was seen a few steps ago
         with th.no_grad():
-            steps = th.empty(hidden_size).uniform_(1.0, max(longest - 1.0, 1.0))
+            steps = (th.rand(hidden_size) * math.log(max(longest - 1.0, 1.0))).exp()
             _, _, bias, other_bias = self.lstm.all_weights[0]
             other_bias.zero_()
             bias.zero_()
