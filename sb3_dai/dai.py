@@ -351,7 +351,8 @@ class DAI(Rollouts):
 
     def _check_buffer(self) -> None:
         if isinstance(self.policy, RecurrentPolicy):
-            check_sequences(self.replay_buffer, self.n_steps)
+            size = self.policy.flattened(self.policy.belief_filter.initial(1)).shape[1]
+            check_sequences(self.replay_buffer, self.n_steps, size)
         self.preference.setup(PreferenceContext(self.observation_space, self.gamma, self.replay_buffer, self.device))
 
     def _excluded_save_params(self) -> list[str]:

@@ -223,9 +223,13 @@ def keep_memory(buffer: Any, memory: np.ndarray) -> None:
     :param buffer: a replay buffer
     :param memory: before the observations, shape (n_envs, size)
     """
-    if not hasattr(buffer, "memories"):
-        buffer.memories = np.zeros((buffer.buffer_size, *memory.shape), np.float32)
-    buffer.memories[buffer.pos] = memory
+    kept = getattr(buffer, "memories", np.zeros((0, *memory.shape), np.float32))
+    n_needed = buffer.buffer_size if buffer.full else buffer.pos + 1
+    if n_needed > len(kept):  # It grows with what is in the buffer, so that a saved one is not larger than it must be
+        n_rows = min(max(2 * n_needed, 1024), buffer.buffer_size)
+        kept = np.concatenate([kept, np.zeros((n_rows - len(kept), *memory.shape), np.float32)])
+    kept[buffer.pos] = memory
+    buffer.memories = kept
 
 
 def end_sequences(buffer: ReplayBuffer | None) -> None:
@@ -240,10 +244,11 @@ def end_sequences(buffer: ReplayBuffer | None) -> None:
         buffer.dones[last] = 1.0
 
 
-def check_sequences(buffer: Any, n_steps: int) -> None:
+def check_sequences(buffer: Any, n_steps: int, memory_size: int) -> None:
     """
     :param buffer: the replay buffer
     :param n_steps: length of returns
+    :param memory_size: number of numbers that the policy's filter carries
     :raises ValueError: if sequences cannot be read from it
     """
     what = "a recurrent policy learns from sequences"
@@ -258,4 +263,10 @@ def check_sequences(buffer: Any, n_steps: int) -> None:
         raise ValueError(
             f"optimize_memory_usage=True: {what}, and that buffer does not keep the last observation of an episode. "
             "Leave it out"
+        )
+    kept = getattr(buffer, "memories", None)
+    if kept is not None and kept.shape[-1] != memory_size:
+        raise ValueError(
+            f"The replay buffer has memories of {kept.shape[-1]} numbers, and this policy's are of {memory_size}: load the "
+            "buffer into a model with the filter that filled it"
         )

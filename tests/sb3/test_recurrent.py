@@ -18,6 +18,7 @@ from worlds import BOX, DISCRETE, IMAGE, VECTOR, CounterEnv, SampledEnv
 
 from sb3_dai import CnnLstmPolicy, MlpLstmPolicy, MultiInputLstmPolicy
 from sb3_dai.dai import DAI
+from sb3_dai.diagnostics import one_step_error, predicted_transitions
 from sb3_dai.learning.losses import all_losses
 from sb3_dai.learning.sequences import sample_windows
 
@@ -291,3 +292,15 @@ def test_hindsight_is_refused():
     env = Goals(spaces.Dict(observation=goal, achieved_goal=goal, desired_goal=goal))
     with pytest.raises(ValueError, match="replay_buffer_class=HerReplayBuffer"):
         make_recurrent(env, "MultiInputLstmPolicy", replay_buffer_class=HerReplayBuffer)
+
+
+@pytest.mark.parametrize(
+    ("space", "ask"),
+    [
+        (VECTOR, lambda model: one_step_error(model, stack(VECTOR, 2), np.zeros(2, int), stack(VECTOR, 2))),
+        (NUMBERED, predicted_transitions),
+    ],
+)
+def test_diagnostics_of_observed_states_are_refused(space, ask):
+    with pytest.raises(ValueError, match="RecurrentPolicy predicts from what it remembers"):
+        ask(make_recurrent(SampledEnv(space, DISCRETE)))

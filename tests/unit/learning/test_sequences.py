@@ -159,6 +159,21 @@ def test_a_sequence_starts_with_what_was_carried_to_its_first_observation():
     assert windows.memory[:, 0].min() >= 13, "what was overwritten"
 
 
+@pytest.mark.parametrize("n_before", [0, 30, 3000, 5000])
+def test_what_was_carried_takes_no_more_room_than_transitions_do(n_before):
+    """A buffer that another agent began has nothing to start with in its first rows."""
+    buffer = fill(ReplayBuffer(4000, VECTOR, spaces.Discrete(7), "cpu", 1), n_before)
+    for step in range(2000):
+        keep_memory(buffer, np.float32([[1 + step]]))
+        buffer.pos = (buffer.pos + 1) % 4000
+        buffer.full |= buffer.pos == 0
+    kept = buffer.memories[:, 0, 0]
+    assert len(kept) == {0: 2050, 30: 2050, 3000: 4000, 5000: 4000}[n_before]
+    rows = (n_before + np.arange(2000)) % 4000
+    assert np.array_equal(kept[rows], 1 + np.arange(2000))
+    assert np.count_nonzero(kept) == 2000
+
+
 def test_dictionaries_of_observations():
     space = spaces.Dict(a=VECTOR, b=spaces.Box(-1e4, 1e4, (1,), np.float32))
     buffer = fill(DictReplayBuffer(40, space, spaces.Discrete(7), "cpu", 2), 33)
@@ -191,10 +206,14 @@ def test_buffers_without_sequences_are_refused():
         pass
 
     with pytest.raises(ValueError, match="n_steps=3"):
-        check_sequences(NStepReplayBuffer(10, VECTOR, box, "cpu", n_steps=3, gamma=0.9), 3)
+        check_sequences(NStepReplayBuffer(10, VECTOR, box, "cpu", n_steps=3, gamma=0.9), 3, 4)
     with pytest.raises(ValueError, match="replay_buffer_class=Own"):
-        check_sequences(Own(10, VECTOR, box, "cpu"), 1)
+        check_sequences(Own(10, VECTOR, box, "cpu"), 1, 4)
     efficient = ReplayBuffer(10, VECTOR, box, "cpu", optimize_memory_usage=True, handle_timeout_termination=False)
     with pytest.raises(ValueError, match="optimize_memory_usage=True"):
-        check_sequences(efficient, 1)
-    check_sequences(buffer_of(), 1)
+        check_sequences(efficient, 1, 4)
+    check_sequences(buffer := buffer_of(), 1, 4)
+    keep_memory(buffer, np.zeros((2, 6), np.float32))
+    check_sequences(buffer, 1, 6)
+    with pytest.raises(ValueError, match="memories of 6 numbers, and this policy's are of 4"):
+        check_sequences(buffer, 1, 4)
