@@ -28,6 +28,9 @@ from sb3_dai.preferences.base import Preference, PreferenceContext, RewardPrefer
 from sb3_dai.preferences.habit import HabitPrior, check_habit_prior, log_habit_prior
 from sb3_dai.rollouts import Rollouts
 
+DEFAULTS: dict[str, Any] = dict(learning_rate=LEARNING_RATE, batch_size=64, train_freq=1, gradient_steps=4)
+"""Of arguments that are ``None``, unless the policy has others."""
+
 SelfDAI = TypeVar("SelfDAI", bound="DAI")
 
 
@@ -51,16 +54,18 @@ class DAI(Rollouts):
         hidden MlpLstmPolicy, CnnLstmPolicy, MultiInputLstmPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0).
-        By default it falls linearly from 2e-3 to 2e-4.
+        By default it falls linearly from 2e-3 to 2e-4, and with a memory from 1e-3 to 0.
     :param buffer_size: size of the replay buffer
     :param learning_starts: how many steps of random actions to collect before learning starts
-    :param batch_size: Minibatch size for each gradient update, the number of sequences if the policy has a memory
+    :param batch_size: Minibatch size for each gradient update, 64 by default. With a memory it is the number of sequences, 32
+        by default.
     :param tau: the soft update coefficient of the targets ("Polyak update", between 0 and 1)
     :param gamma: the discount factor
     :param train_freq: Update the model every ``train_freq`` steps. Alternatively pass a tuple of frequency and unit
-        like ``(5, "step")`` or ``(2, "episode")``.
+        like ``(5, "step")`` or ``(2, "episode")``. 1 by default, and 4 with a memory.
     :param gradient_steps: How many gradient steps to do after each rollout (see ``train_freq``).
-        Set to ``-1`` to do as many gradient steps as steps in the environment during the rollout.
+        Set to ``-1`` to do as many gradient steps as steps in the environment during the rollout. 4 by default, and 1 with a
+        memory.
     :param action_noise: the action noise type (None by default), for ``Box`` actions: added to the policy's own
     :param replay_buffer_class: Replay buffer class to use. If ``None``, it will be automatically selected. A class of your own
         is asked for each batch as by DQN: its samples need observations, actions, next_observations, dones and rewards. n-step
@@ -73,7 +78,7 @@ class DAI(Rollouts):
     :param target_update_interval: update the targets every so many environment steps.
         ``None`` updates them after each gradient step.
     :param policy_delay: the policy net and an automatic precision learn once every so many gradient steps, as in TD3. ``None``
-        is every second one for ``Box`` actions and each one for others.
+        is every second one for ``Box`` actions without a memory, and each one for others.
     :param max_grad_norm: The maximum value for the gradient clipping, ``None`` for no clipping
     :param preference: prior preference log p~(o') of the extrinsic term, an object of :mod:`sb3_dai.preferences`, of which the
         model keeps a copy. By default it is the reward; ``GaussianPreference`` needs none, ``LearnedPreference`` learns what
@@ -131,14 +136,14 @@ class DAI(Rollouts):
         self,
         policy: str | type[DAIPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = LEARNING_RATE,
+        learning_rate: float | Schedule | None = None,
         buffer_size: int = 1_000_000,  # 1e6
         learning_starts: int = 100,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         tau: float = 0.05,
         gamma: float = 0.99,
-        train_freq: int | tuple[int, str] = 1,
-        gradient_steps: int = 4,
+        train_freq: int | tuple[int, str] | None = None,
+        gradient_steps: int | None = None,
         action_noise: ActionNoise | None = None,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
@@ -172,17 +177,17 @@ class DAI(Rollouts):
             raise ValueError('env=None: give an environment, or the id of one, such as "CartPole-v1"')
         if env is not None:  # None while a model is loaded
             check_spaces(env.observation_space, env.action_space)
+        policy_class = self.policy_aliases.get(policy, DAIPolicy) if isinstance(policy, str) else policy
+        asked = dict(learning_rate=learning_rate, batch_size=batch_size, train_freq=train_freq, gradient_steps=gradient_steps)
+        given = {name: value for name, value in asked.items() if value is not None}
         super().__init__(
             policy,
             env,
-            learning_rate,
-            buffer_size,
-            learning_starts,
-            batch_size,
-            tau,
-            gamma,
-            train_freq,
-            gradient_steps,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            tau=tau,
+            gamma=gamma,
+            **{**DEFAULTS, **getattr(policy_class, "learning_defaults", {}), **given},
             action_noise=action_noise,
             replay_buffer_class=replay_buffer_class,
             # Copies: SB3 writes into them, and the user's must stay as they were (GH#155)

@@ -47,7 +47,8 @@ class DAIPolicy(BaseDAIPolicy):
         2018, arXiv:1806.03335), so that members disagree where there is no data; 0 for none
     :param novelty: What the epistemic term is about: "information_gain", or the ensemble's "variance" whatever the noise
     :param transition_delay: The world model learns once every so many gradient steps, and with it the heads of the terms that
-        read its prediction. ``None`` is every fourth one for ``Box`` actions and for ``NatureCNN``, and each one for others.
+        read its prediction. ``None`` is every fourth one for ``Box`` actions and for ``NatureCNN`` without a memory, and each
+        one for others.
     :param n_critics: Number of critics
     :param lookahead: Whether the ensemble is asked for the novelty of every action of a ``Discrete`` space, tried or not, so
         that the critics learn only what comes after. It costs twice a forward pass of the ensemble for each action.

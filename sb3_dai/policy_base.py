@@ -4,7 +4,7 @@ actions.
 """
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -51,6 +51,8 @@ class BaseDAIPolicy(CrashSafePolicy):
     value_net_target: EnsembleMLP
     action_model: Any
     lr_multipliers: dict[str, float]
+    learning_defaults: ClassVar[dict[str, Any]] = {}
+    """Defaults of arguments of the algorithm that this policy has instead of its own."""
     memory_dim = 0
     """Size of what the nets read of a recurrent belief beside the features of the observation."""
     followed_by_targets: tuple[str, ...] = ("features_extractor", "value_net", "policy_net")

@@ -1,11 +1,12 @@
 """Policies that remember: a belief filter carries what was observed and done from step to step."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 from torch.nn import functional as F
 
@@ -44,6 +45,10 @@ class RecurrentPolicy(DAIPolicy):
     belief_filter: BeliefFilter
     belief_filter_target: BeliefFilter
     belief_filter_average: BeliefFilter
+    # A sequence is many transitions, and an LSTM is less patient with large steps
+    learning_defaults: ClassVar[dict[str, Any]] = dict(
+        learning_rate=LinearSchedule(1e-3, 0.0, 1.0), batch_size=32, train_freq=4, gradient_steps=1
+    )
     followed_by_targets = (*DAIPolicy.followed_by_targets, "belief_filter")
     followed_by_averages = (*DAIPolicy.followed_by_averages, "belief_filter")
 
@@ -66,6 +71,8 @@ class RecurrentPolicy(DAIPolicy):
         self.sequence_length = sequence_length
         self.burn_in = burn_in
         self.state_dim = state_dim
+        if kwargs.get("transition_delay") is None:  # There are fewer gradient steps, and the filter learns by them
+            kwargs["transition_delay"] = 1
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _make_filter(self, features_dim: int) -> BeliefFilter:
