@@ -2,6 +2,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from sb3_dai.dai import DAI
 from sb3_dai.policy import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
+from sb3_dai.policy_recurrent import CnnLstmPolicy, MlpLstmPolicy, MultiInputLstmPolicy, RecurrentPolicy
 from sb3_dai.preferences import GaussianPreference, LearnedPreference, Preference, RewardPreference
 
 try:
@@ -11,13 +12,17 @@ except PackageNotFoundError:  # a source tree that was not installed
 
 __all__ = [
     "DAI",
+    "CnnLstmPolicy",
     "CnnPolicy",
     "DAIPolicy",
     "GaussianPreference",
     "LearnedPreference",
+    "MlpLstmPolicy",
     "MlpPolicy",
+    "MultiInputLstmPolicy",
     "MultiInputPolicy",
     "Preference",
+    "RecurrentPolicy",
     "RewardPreference",
     "__version__",
 ]

@@ -7,10 +7,8 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
-from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule, TensorDict
@@ -19,21 +17,24 @@ from sb3_dai import legacy
 from sb3_dai.acceleration import ChosenStep, one_thread
 from sb3_dai.checks import SUPPORTED_ACTIONS, check_arguments, check_log_prob, check_spaces
 from sb3_dai.efe import EpistemicTerm, PredictionErrorTerm, PreferenceTerm, Term, check_terms
-from sb3_dai.learning.batch import Batch, end_returns, sample_transitions
+from sb3_dai.learning.batch import Batch
 from sb3_dai.learning.coefficients import Coefficients, Hyperparameters, coefficients_at
-from sb3_dai.learning.observations import check_step, last_observations
 from sb3_dai.learning.schedules import EPISTEMIC_WEIGHT, LEARNING_RATE
+from sb3_dai.learning.sequences import check_sequences, sampled
 from sb3_dai.learning.step import EagerStep, UpdateStep, means, polyak
 from sb3_dai.policy import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
+from sb3_dai.policy_recurrent import CnnLstmPolicy, MlpLstmPolicy, MultiInputLstmPolicy, RecurrentPolicy
 from sb3_dai.preferences.base import Preference, PreferenceContext, RewardPreference, check_preference
 from sb3_dai.preferences.habit import HabitPrior, check_habit_prior, log_habit_prior
-from sb3_dai.saving import CrashSafeSaving
-from sb3_dai.world_model import DirichletWorldModel
+from sb3_dai.rollouts import Rollouts
+
+DEFAULTS: dict[str, Any] = dict(learning_rate=LEARNING_RATE, batch_size=64, train_freq=1, gradient_steps=4)
+"""Of arguments that are ``None``, unless the policy has others."""
 
 SelfDAI = TypeVar("SelfDAI", bound="DAI")
 
 
-class DAI(CrashSafeSaving):
+class DAI(Rollouts):
     """
     Deep active inference.
 
@@ -49,19 +50,22 @@ class DAI(CrashSafeSaving):
     Papers: van der Himst & Lanillos 2020 (arXiv:2009.03622), Millidge 2019 (arXiv:1907.03876), Tschantz et al. 2020
     (arXiv:2002.12636). docs/algorithm.md has the equations and the special cases.
 
-    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy)
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, and with a memory for worlds whose state is
+        hidden MlpLstmPolicy, CnnLstmPolicy, MultiInputLstmPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0).
-        By default it falls linearly from 2e-3 to 2e-4.
+        By default it falls linearly from 2e-3 to 2e-4, and with a memory from 1e-3 to 0.
     :param buffer_size: size of the replay buffer
     :param learning_starts: how many steps of random actions to collect before learning starts
-    :param batch_size: Minibatch size for each gradient update
+    :param batch_size: Minibatch size for each gradient update, 64 by default. With a memory it is the number of sequences, 32
+        by default.
     :param tau: the soft update coefficient of the targets ("Polyak update", between 0 and 1)
     :param gamma: the discount factor
     :param train_freq: Update the model every ``train_freq`` steps. Alternatively pass a tuple of frequency and unit
-        like ``(5, "step")`` or ``(2, "episode")``.
+        like ``(5, "step")`` or ``(2, "episode")``. 1 by default, and 4 with a memory.
     :param gradient_steps: How many gradient steps to do after each rollout (see ``train_freq``).
-        Set to ``-1`` to do as many gradient steps as steps in the environment during the rollout.
+        Set to ``-1`` to do as many gradient steps as steps in the environment during the rollout. 4 by default, and 1 with a
+        memory.
     :param action_noise: the action noise type (None by default), for ``Box`` actions: added to the policy's own
     :param replay_buffer_class: Replay buffer class to use. If ``None``, it will be automatically selected. A class of your own
         is asked for each batch as by DQN: its samples need observations, actions, next_observations, dones and rewards. n-step
@@ -74,7 +78,7 @@ class DAI(CrashSafeSaving):
     :param target_update_interval: update the targets every so many environment steps.
         ``None`` updates them after each gradient step.
     :param policy_delay: the policy net and an automatic precision learn once every so many gradient steps, as in TD3. ``None``
-        is every second one for ``Box`` actions and each one for others.
+        is every second one for ``Box`` actions without a memory, and each one for others.
     :param max_grad_norm: The maximum value for the gradient clipping, ``None`` for no clipping
     :param preference: prior preference log p~(o') of the extrinsic term, an object of :mod:`sb3_dai.preferences`, of which the
         model keeps a copy. By default it is the reward; ``GaussianPreference`` needs none, ``LearnedPreference`` learns what
@@ -121,8 +125,10 @@ class DAI(CrashSafeSaving):
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
+        "MlpLstmPolicy": MlpLstmPolicy,
+        "CnnLstmPolicy": CnnLstmPolicy,
+        "MultiInputLstmPolicy": MultiInputLstmPolicy,
     }
-    policy: DAIPolicy
     update_step_class: ClassVar[type[EagerStep]] = EagerStep
     """The definition of a gradient step, which a subclass may exchange."""
 
@@ -130,14 +136,14 @@ class DAI(CrashSafeSaving):
         self,
         policy: str | type[DAIPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = LEARNING_RATE,
+        learning_rate: float | Schedule | None = None,
         buffer_size: int = 1_000_000,  # 1e6
         learning_starts: int = 100,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         tau: float = 0.05,
         gamma: float = 0.99,
-        train_freq: int | tuple[int, str] = 1,
-        gradient_steps: int = 4,
+        train_freq: int | tuple[int, str] | None = None,
+        gradient_steps: int | None = None,
         action_noise: ActionNoise | None = None,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
@@ -171,17 +177,17 @@ class DAI(CrashSafeSaving):
             raise ValueError('env=None: give an environment, or the id of one, such as "CartPole-v1"')
         if env is not None:  # None while a model is loaded
             check_spaces(env.observation_space, env.action_space)
+        policy_class = self.policy_aliases.get(policy, DAIPolicy) if isinstance(policy, str) else policy
+        asked = dict(learning_rate=learning_rate, batch_size=batch_size, train_freq=train_freq, gradient_steps=gradient_steps)
+        given = {name: value for name, value in asked.items() if value is not None}
         super().__init__(
             policy,
             env,
-            learning_rate,
-            buffer_size,
-            learning_starts,
-            batch_size,
-            tau,
-            gamma,
-            train_freq,
-            gradient_steps,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            tau=tau,
+            gamma=gamma,
+            **{**DEFAULTS, **getattr(policy_class, "learning_defaults", {}), **given},
             action_noise=action_noise,
             replay_buffer_class=replay_buffer_class,
             # Copies: SB3 writes into them, and the user's must stay as they were (GH#155)
@@ -258,49 +264,6 @@ class DAI(CrashSafeSaving):
         if "_step" in vars(self):
             self._step = ChosenStep(self.update_step_class(self.policy))
 
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """
-        As :meth:`OffPolicyAlgorithm.set_env`, and goals of hindsight are rewarded by the new environment as well.
-
-        :param env: The environment for learning a policy
-        :param force_reset: Force call to ``reset()`` before training
-        """
-        super().set_env(env, force_reset)
-        if isinstance(self.replay_buffer, HerReplayBuffer):
-            self.replay_buffer.env = self.env
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        if reset_num_timesteps or self._last_obs is None:  # The environment is about to be reset
-            end_returns(self.replay_buffer)
-            self.preference.reset()
-        self._step.reset()
-        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        check_step(self.observation_space, self._last_obs)
-        return result
-
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
-        # Steps may overshoot the total, as whole episodes do: no schedule is read beyond its end
-        self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
-
-    def _store_transition(self, replay_buffer, buffer_action, new_obs, reward, dones, infos) -> None:
-        check_step(self.observation_space, new_obs, reward, dones, infos)
-        rewards = reward if self._vec_normalize_env is None else self._vec_normalize_env.get_original_reward()
-        with one_thread():  # It may learn a small net
-            self.preference.observe(new_obs, rewards, dones, infos)
-        if isinstance(self.policy.world_model, DirichletWorldModel):
-            assert isinstance(self._last_obs, np.ndarray)
-            ends = last_observations(self.observation_space, new_obs, dones, infos)
-            self.policy.world_model.count(self._last_obs, buffer_action, ends)
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-
     def _on_step(self) -> None:
         """Update the target where its interval counts steps of the environment, as in DQN."""
         self._n_calls += 1
@@ -342,10 +305,11 @@ class DAI(CrashSafeSaving):
         """
         if self.replay_buffer is None:
             raise ValueError("replay_buffer=None: load one with load_replay_buffer, or load the model anew, before it trains")
-        for batch in sample_transitions(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env):
+        sampling = sampled(self.policy, self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env)
+        for batch, windows in sampling:
             log_preference = self.preference.log_prob(batch.n_step)
             check_log_prob(self.preference, log_preference, batch.n_step.rewards)
-            yield Batch(*batch, log_preference, self._log_habit_prior(batch.one_step.observations))
+            yield Batch(*batch, log_preference, self._log_habit_prior(batch.one_step.observations), windows)
 
     def _coefficients(self, gradient_steps: int) -> Iterator[Coefficients]:
         """
@@ -391,6 +355,9 @@ class DAI(CrashSafeSaving):
         return legacy.convert_parameters(parameters, self.policy, self._saved_terms)
 
     def _check_buffer(self) -> None:
+        if isinstance(self.policy, RecurrentPolicy):
+            size = self.policy.flattened(self.policy.belief_filter.initial(1)).shape[1]
+            check_sequences(self.replay_buffer, self.n_steps, size)
         self.preference.setup(PreferenceContext(self.observation_space, self.gamma, self.replay_buffer, self.device))
 
     def _excluded_save_params(self) -> list[str]:

@@ -47,7 +47,8 @@ class DAIPolicy(BaseDAIPolicy):
         2018, arXiv:1806.03335), so that members disagree where there is no data; 0 for none
     :param novelty: What the epistemic term is about: "information_gain", or the ensemble's "variance" whatever the noise
     :param transition_delay: The world model learns once every so many gradient steps, and with it the heads of the terms that
-        read its prediction. ``None`` is every fourth one for ``Box`` actions and for ``NatureCNN``, and each one for others.
+        read its prediction. ``None`` is every fourth one for ``Box`` actions and for ``NatureCNN`` without a memory, and each
+        one for others.
     :param n_critics: Number of critics
     :param lookahead: Whether the ensemble is asked for the novelty of every action of a ``Discrete`` space, tried or not, so
         that the critics learn only what comes after. It costs twice a forward pass of the ensemble for each action.
@@ -172,10 +173,12 @@ class DAIPolicy(BaseDAIPolicy):
             issubclass(self.features_extractor_class, FlattenExtractor),
             self.prior_scale,
             self.prior_count,
+            self.memory_dim,
         )
-        arch, value_input_dim = self.net_arch, features_dim + code_dim * self.action_model.reads_actions
+        arch, input_dim = self.net_arch, features_dim + self.memory_dim
+        value_input_dim = input_dim + code_dim * self.action_model.reads_actions
         options = self.activation_fn, self.layer_norm
-        self.policy_net = EnsembleMLP(1, features_dim, self.action_model.policy_dim, arch["pi"], *options)
+        self.policy_net = EnsembleMLP(1, input_dim, self.action_model.policy_dim, arch["pi"], *options)
         value_dim = n_terms * self.action_model.value_dim
         self.value_net = EnsembleMLP(self.n_critics, value_input_dim, value_dim, arch["qf"], *options)
         self.features_norm = RunningNorm(features_dim)
@@ -320,11 +323,19 @@ class DAIPolicy(BaseDAIPolicy):
         return self._predict(obs, deterministic=deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        averaged = deterministic and self.greedy == "average"
+        raw = self.extract_features(observation, self.features_extractor_average if averaged else self.features_extractor)
+        return self.choose(Belief(self.scaled(raw), raw), deterministic)
+
+    def choose(self, belief: Belief, deterministic: bool) -> th.Tensor:
+        """
+        :param belief: by the averaged extractor, if the averaged policy net chooses
+        :param deterministic: the best action by ``greedy``, or a sample
+        :return: actions, ``Box`` ones in [-1, 1], shape (batch, ...)
+        """
         if deterministic and self.greedy == "average":
-            features = self.scaled(self.extract_features(observation, self.features_extractor_average))
-            actions = self.action_model.act(self.policy_net_average(features)[0], True)
+            actions = self.action_model.act(self.policy_net_average(belief.features)[0], True)
         else:
-            belief = self.belief(observation)
             outputs = self.policy_net(belief.features)[0]
             if deterministic and self.greedy == "extrinsic":
                 actions = self.action_model.best(outputs, self.efe(belief))

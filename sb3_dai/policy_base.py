@@ -4,7 +4,7 @@ actions.
 """
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -22,6 +22,7 @@ from sb3_dai.nets.preprocessing import extractor_inputs
 from sb3_dai.nets.statistics import RunningNorm
 from sb3_dai.saving import CrashSafePolicy
 from sb3_dai.world_model import WorldModel
+from sb3_dai.world_model.base import Belief
 
 COPIES = ("_target", "_average")
 """Ends of the names of the nets that follow those that are trained."""
@@ -42,8 +43,22 @@ class BaseDAIPolicy(CrashSafePolicy):
     policy_net: EnsembleMLP
     value_net: EnsembleMLP
     features_norm: RunningNorm
+    features_extractor: BaseFeaturesExtractor
+    features_extractor_target: BaseFeaturesExtractor
+    features_extractor_average: BaseFeaturesExtractor
+    policy_net_target: EnsembleMLP
+    policy_net_average: EnsembleMLP
+    value_net_target: EnsembleMLP
     action_model: Any
     lr_multipliers: dict[str, float]
+    learning_defaults: ClassVar[dict[str, Any]] = {}
+    """Defaults of arguments of the algorithm that this policy has instead of its own."""
+    memory_dim = 0
+    """Size of what the nets read of a recurrent belief beside the features of the observation."""
+    followed_by_targets: tuple[str, ...] = ("features_extractor", "value_net", "policy_net")
+    """Names of the nets that have a target, ``NAME_target``."""
+    followed_by_averages: tuple[str, ...] = ("features_extractor", "policy_net")
+    """Names of the nets that are averaged over training, in ``NAME_average``."""
     n_moves = 0
     """How often all tensors were moved or converted: what keeps some of them has to look them up again."""
 
@@ -81,10 +96,10 @@ class BaseDAIPolicy(CrashSafePolicy):
         self.term_names = names
         self.averages = [term.averages for term in terms]
 
-        self.features_extractor_target = copy_of(self.features_extractor)
-        self.value_net_target, self.policy_net_target = copy.deepcopy(self.value_net), copy.deepcopy(self.policy_net)
-        self.features_extractor_average = copy_of(self.features_extractor)
-        self.policy_net_average = copy.deepcopy(self.policy_net)
+        for end, followed in zip(COPIES, (self.followed_by_targets, self.followed_by_averages), strict=True):
+            for name in followed:
+                net = getattr(self, name)
+                setattr(self, name + end, copy_of(net) if name == "features_extractor" else copy.deepcopy(net))
         for name, module in self.named_children():
             if name.endswith(COPIES):
                 module.requires_grad_(False).train(False)
@@ -129,7 +144,7 @@ class BaseDAIPolicy(CrashSafePolicy):
         if self.optimizer_class in (th.optim.Adam, th.optim.AdamW) and not chosen:
             self.optimizer_kwargs["fused"] = True
         nets = {
-            "transition": self.world_model_parameters(),
+            "transition": [*self.world_model_parameters(), *self.filter_parameters()],
             "policy": [*self.policy_net.parameters(), *self.features_extractor.parameters(), *self.dual_parameters()],
             "value": [*self.value_net.parameters()],
         }
@@ -160,14 +175,35 @@ class BaseDAIPolicy(CrashSafePolicy):
         """Those of the net parameters that learn once every ``transition_delay`` gradient steps."""
         return [*self.world_model.net.parameters()] if self.world_model.net is not None else []
 
+    def filter_parameters(self) -> list[nn.Parameter]:
+        """Those of a belief filter. Their learning rate is the world model's."""
+        return []
+
+    def seen_by_world_model(self, belief: Belief) -> Belief:
+        """
+        The world model reads the features and does not shape them: what is easy to predict is not what tells good actions from
+        bad ones.
+
+        :param belief: about s
+        :return: the same, without what its loss does not reach
+        """
+        return Belief(*(part.detach() for part in belief))
+
     def target_pairs(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The nets that have a target, and the targets, in the same order."""
-        target: list[nn.Module] = [self.value_net_target, self.features_extractor_target, self.policy_net_target]
-        return [self.value_net, self.features_extractor, self.policy_net], target
+        return self._pairs(self.followed_by_targets, "_target")
 
     def average_pairs(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The nets that are averaged over training, and their averages, in the same order."""
-        return [self.features_extractor, self.policy_net], [self.features_extractor_average, self.policy_net_average]
+        return self._pairs(self.followed_by_averages, "_average")
+
+    def _pairs(self, names: tuple[str, ...], end: str) -> tuple[list[nn.Module], list[nn.Module]]:
+        """
+        :param names: of nets
+        :param end: of the names of those that follow them
+        :return: both, in the same order
+        """
+        return [getattr(self, name) for name in names], [getattr(self, name + end) for name in names]
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> th.Tensor:
         """

@@ -76,8 +76,8 @@ def spy(monkeypatch, owner, name):
     """Keep what a function is called with and what it returns, as (arguments, result)."""
     calls, function = [], getattr(owner, name)
 
-    def wrapper(*args):
-        result = function(*args)
+    def wrapper(*args, **kwargs):
+        result = function(*args, **kwargs)
         calls.append((args, result))
         return result
 

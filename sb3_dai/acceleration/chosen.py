@@ -78,6 +78,8 @@ class ChosenStep:
         :param n_left: about how many gradient steps are left in this training
         :return: what takes the next steps, and why not a faster one
         """
+        if self.eager.policy.memory_dim > 0:
+            return self.eager, ["the others do not read sequences"]
         reasons = []
         if asked in ("auto", "native"):
             self.native = self.native or NativeStep(self.eager)

@@ -40,6 +40,10 @@ def predicted_transitions(model: DAI) -> np.ndarray:
     :raises ValueError: if it has other observations or actions
     """
     n_states, n_actions = _spaces(model)
+    if model.policy.memory_dim > 0:
+        raise ValueError(
+            f"{type(model.policy).__name__} predicts from what it remembers as well: give a policy without a memory"
+        )
     policy = model.policy
     policy.set_training_mode(False)
     pairs = th.cartesian_prod(th.arange(n_states), th.arange(n_actions)).to(policy.device)

@@ -52,6 +52,8 @@ def _world_of_vectors(model: DAI) -> GaussianWorldModel:
     :raises ValueError: if it does not predict the observation itself
     """
     space, policy = model.observation_space, model.policy
+    if policy.memory_dim > 0:
+        raise ValueError(f"{type(policy).__name__} predicts from what it remembers as well: give a policy without a memory")
     if isinstance(space, spaces.Discrete):
         raise ValueError(f"observation_space={space}: compare transition matrices, see predicted_transitions")
     vector = isinstance(space, spaces.Box) and not is_image_space(space)

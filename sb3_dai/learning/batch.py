@@ -45,6 +45,8 @@ class Batch(NamedTuple):
     """log p~ of the outcome of the n-step transitions, shape (batch, 1)."""
     log_habit_prior: th.Tensor | float = 0.0
     """log E(a|s), shape (1, n_actions) or (batch, 1, n_actions), or 0."""
+    windows: Any = None
+    """Of a recurrent policy, the :class:`sb3_dai.learning.sequences.Windows` that the transitions lie in."""
 
 
 def sample_transitions(

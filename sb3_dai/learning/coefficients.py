@@ -79,14 +79,15 @@ def coefficients_at(
         precision = value_at(progress_remaining, "precision", given.precision, MIN_PRECISION)
         policy.log_precision.data.fill_(math.log(precision))
     # The policy of Box actions goes where a critic's gradient leads, and so to its errors
-    by_default = 1.0 if reads_actions else PESSIMISM
-    pessimism = by_default if given.pessimism is None else given.pessimism
+    usual_pessimism = 1.0 if reads_actions else PESSIMISM
+    pessimism = usual_pessimism if given.pessimism is None else given.pessimism
     policy.pessimism.fill_(value_at(progress_remaining, "pessimism", pessimism, 0.0, 1.0))
     head_weights = head_weights_at(progress_remaining, given, policy)
     policy.head_weights.copy_(head_weights)
     target_entropy = target_entropy_at(progress_remaining, given.target_entropy, policy.action_model)
     # With Box actions the policy's part is the most arithmetic but one, and no task that was measured needed all of it
-    policy_delay = (2 if reads_actions else 1) if given.policy_delay is None else given.policy_delay
+    usual_delay = 2 if reads_actions and policy.memory_dim == 0 else 1
+    policy_delay = usual_delay if given.policy_delay is None else given.policy_delay
     transition_delay = policy.transition_delay if policy.world_model.net is not None else 1
     target = th.tensor(target_entropy, device=policy.device)
     for i in range(n_updates, n_updates + gradient_steps):

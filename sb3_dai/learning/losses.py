@@ -25,26 +25,27 @@ def all_losses(policy: Any, batch: Batch, c: Coefficients) -> tuple[Named, Named
     :return: the losses, scalars by name, and what is logged of each sample, shapes (batch, 1) or (batch,)
     """
     pairs = batch.one_step
-    next_belief, outcome = policy.observe(
-        pairs.observations, pairs.next_observations, batch.has_successor, c.learns_world_model
-    )
-    belief, actions = policy.belief(pairs.observations), policy.encode(pairs.actions)
+    belief, next_belief, outcome, filtered = beliefs(policy, batch, c.learns_world_model)
+    actions = policy.encode(pairs.actions)
 
-    # The world model reads the features and does not shape them: what is easy to predict is not what tells good actions from
-    # bad ones
     losses: Named = {}
     samples: Named = {}
     prediction = None
     if c.learns_world_model:
-        prediction = policy.world_model.predict(Belief(*(part.detach() for part in belief)), actions)
+        seen = policy.seen_by_world_model(belief)
+        prediction = policy.world_model.predict(seen, actions)
         losses, samples = world_model_losses(policy, batch, prediction, outcome)
+        if filtered is not None:
+            new_losses, new_samples = policy.filter_losses(batch, seen, filtered, actions)
+            losses.update(new_losses)
+            samples.update(new_samples)
 
     transition = Transition(
         *(pairs.observations, actions, pairs.next_observations, pairs.rewards, pairs.dones),
         *(batch.log_preference, batch.has_successor, prediction, outcome),
     )
     efe = policy.efe(belief)
-    heads, target = efe_targets(policy, batch, c, transition, next_belief)
+    heads, target = efe_targets(policy, batch, c, transition, next_belief, filtered)
     losses["value_loss"] = value_loss(efe(actions), heads, target, c.head_weights)
     for column, head in enumerate(heads):
         samples[f"{policy.term_names[head]}_value"] = -target[:, column]
@@ -58,6 +59,21 @@ def all_losses(policy: Any, batch: Batch, c: Coefficients) -> tuple[Named, Named
     if c.learns_epistemic_weight and c.learns_world_model:
         losses["epistemic_weight_loss"] = epistemic_weight_loss(policy, belief)
     return losses, samples
+
+
+def beliefs(policy: Any, batch: Batch, learns_world_model: bool) -> tuple[Belief, Belief, Any, Belief | None]:
+    """
+    :param policy: the nets
+    :param batch: transitions
+    :param learns_world_model: whether somebody asks for the outcome
+    :return: beliefs about s, and about s' by the targets, the outcome that the world model is to predict, and what a belief
+        filter that learns makes of s'
+    """
+    if batch.windows is not None:
+        return policy.replay(batch.windows, batch.one_step, learns_world_model)
+    pairs = batch.one_step
+    next_belief, outcome = policy.observe(pairs.observations, pairs.next_observations, batch.has_successor, learns_world_model)
+    return policy.belief(pairs.observations), next_belief, outcome, None
 
 
 def world_model_losses(policy: Any, batch: Batch, prediction: Any, outcome: Any) -> tuple[Named, Named]:
@@ -77,7 +93,12 @@ def world_model_losses(policy: Any, batch: Batch, prediction: Any, outcome: Any)
 
 @th.no_grad()
 def efe_targets(
-    policy: Any, batch: Batch, c: Coefficients, transition: Transition, next_belief: Belief
+    policy: Any,
+    batch: Batch,
+    c: Coefficients,
+    transition: Transition,
+    next_belief: Belief,
+    filtered: Belief | None = None,
 ) -> tuple[list[int], th.Tensor]:
     """
     Bellman targets of the heads of the critics. The cost of the extrinsic term is that of an n-step return; others are known
@@ -87,12 +108,13 @@ def efe_targets(
     :param batch: transitions
     :param c: numbers that do not depend on the nets
     :param transition: what the terms of the EFE read
-    :param next_belief: about s_{t+1}
+    :param next_belief: about s_{t+1}, as the targets see it
+    :param filtered: the same by a belief filter that learns, if there is one
     :return: indices of the heads that learn, and their targets, shape (batch, n_heads_that_learn)
     """
     one_step, n_step = batch.one_step, batch.n_step
     if n_step.rewards is one_step.rewards:
-        next_efe, last_entropy = expected_efe(policy, next_belief)
+        next_efe, last_entropy = expected_efe(policy, next_belief, filtered)
         last_efe = next_efe
     else:
         last_belief = policy.belief(n_step.next_observations, target=True)
@@ -116,14 +138,15 @@ def efe_targets(
     return heads, th.cat(columns, dim=1)
 
 
-def expected_efe(policy: Any, belief: Belief) -> tuple[th.Tensor, th.Tensor]:
+def expected_efe(policy: Any, belief: Belief, acting: Belief | None = None) -> tuple[th.Tensor, th.Tensor]:
     """
     :param policy: the nets
     :param belief: about a next state
+    :param acting: the same as the policy net is used to read it, if that is another one
     :return: each term of the EFE of following the policy from there, by the target critics, (batch, n_terms), and the policy's
         entropy, (batch, 1)
     """
-    posterior = policy.posterior(belief)
+    posterior = policy.posterior(belief if acting is None else acting)
     return posterior.expected_efe(policy.efe(belief, target=True)), posterior.entropy()
 
 

@@ -100,4 +100,5 @@ def has_modes(module: nn.Module) -> bool:
         package and of Stable-Baselines3 do not; those of others may.
     """
     ours = ("sb3_dai.", "stable_baselines3.")
-    return any(type(part) not in MODELESS and not type(part).__module__.startswith(ours) for part in module.modules())
+    parts = (part for part in module.modules() if not (isinstance(part, nn.RNNBase) and part.dropout == 0.0))
+    return any(type(part) not in MODELESS and not type(part).__module__.startswith(ours) for part in parts)

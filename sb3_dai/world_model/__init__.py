@@ -24,6 +24,7 @@ def make_world_model(
     is_one_hot: bool = True,
     prior_scale: float = 0.0,
     prior_count: float | None = None,
+    memory_dim: int = 0,
 ) -> WorldModel:
     """
     :param observation_space: Observation space
@@ -35,11 +36,17 @@ def make_world_model(
     :param is_one_hot: whether the features of a numbered state are its one-hot code
     :param prior_scale: factor of a fixed random net that is added to each member's outputs
     :param prior_count: of each next state before anything was seen, for "dirichlet"
+    :param memory_dim: size of what the model reads of a recurrent belief beside the features
     :return: the world model
     :raises ValueError: if what is to be counted has no numbers
     """
     is_numbered = isinstance(observation_space, spaces.Discrete) and isinstance(action_space, spaces.Discrete) and is_one_hot
+    is_numbered = is_numbered and memory_dim == 0
     if kind == "dirichlet":
+        if memory_dim > 0:
+            raise ValueError(
+                'transition_model="dirichlet" counts states, which a recurrent policy does not see: use "ensemble"'
+            )
         if not (isinstance(observation_space, spaces.Discrete) and isinstance(action_space, spaces.Discrete)):
             raise ValueError(
                 f'transition_model="dirichlet" counts Discrete observations and actions, not {observation_space} and '
@@ -52,7 +59,7 @@ def make_world_model(
             )
         return DirichletWorldModel(int(observation_space.n), int(action_space.n), prior_count)
     n_states = int(observation_space.n) if isinstance(observation_space, spaces.Discrete) else None
-    input_dim = features_dim * code_dim if is_numbered else features_dim + code_dim
+    input_dim = features_dim * code_dim if is_numbered else features_dim + memory_dim + code_dim
     output_dim = 2 * features_dim if n_states is None else n_states
     net = make_ensemble(input_dim, output_dim, is_numbered)
     prior = make_ensemble(input_dim, output_dim, is_numbered).requires_grad_(False) if prior_scale > 0.0 else None

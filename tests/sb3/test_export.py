@@ -16,6 +16,10 @@ pytest.importorskip("onnxruntime")
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 
 
+def blocks():
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
 @pytest.mark.parametrize(
     ("observation_space", "action_space"),
     [
@@ -37,7 +41,7 @@ def test_exported_policies_act_as_predict_does(observation_space, action_space, 
     assert len(np.unique(expected, axis=0)) > 1, "one action only shows little"
 
     names = {"DAI": DAI, "observations": model.policy.obs_to_tensor(observations)[0].numpy()}
-    _, code, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    code = blocks()[1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself, and of torch about the tracer
         exec(code, names)
@@ -48,3 +52,19 @@ def test_exported_policies_act_as_predict_does(observation_space, action_space, 
             np.testing.assert_allclose(stretched, expected, rtol=1e-5, atol=1e-5)
         else:
             assert np.array_equal(actions, expected)
+
+
+def test_exported_policies_with_a_memory_act_as_predict_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = spaces.Box(-1.0, 1.0, (4,), np.float32)
+    observations = np.stack([space.sample() for _ in range(3)])
+    names = {"DAI": DAI, "np": np, "th": th, "observations": observations, "onnxruntime": pytest.importorskip("onnxruntime")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(blocks()[3], names)
+    state = None
+    for _ in range(2):
+        actions, state = names["model"].predict(observations, state, deterministic=True)
+    assert np.array_equal(names["actions"], actions)
+    for exported, part in zip(names["state"], state, strict=True):
+        np.testing.assert_allclose(exported, part, rtol=1e-5, atol=1e-5)

@@ -18,8 +18,10 @@ LAYERS = (
     ("saving",),
     ("policy_base",),
     ("policy",),
+    ("policy_recurrent",),
     ("learning",),
     ("acceleration",),
+    ("rollouts",),
     ("dai",),
     ("diagnostics", "envs", "zoo"),
 )

@@ -14,7 +14,7 @@ import yaml
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from zoo_runs import ENV_ID, Run, saved
 
-from sb3_dai import DAI, zoo
+from sb3_dai import DAI, MlpLstmPolicy, zoo
 
 
 def test_train_writes_what_the_zoo_writes(logs: Path) -> None:
@@ -44,6 +44,16 @@ def test_enjoy_scores_the_agent_without_its_buffer(
     run("enjoy", "--algo", "dai", "--env", ENV_ID, "-f", str(logs), "--no-render", "-n", "600", *which)
     assert "Mean reward" in capsys.readouterr().out
     assert sizes == [1]
+
+
+def test_a_policy_with_a_memory_is_trained_and_enjoyed(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ["--algo", "dai", "--env", "CartPoleNoVel-v1", "-f", str(tmp_path)]
+    small = "policy_kwargs:dict(lstm_hidden_size=8,sequence_length=8,burn_in=2)"
+    run("train", *options, "-n", "150", "--eval-freq", "75", "--eval-episodes", "1", "-params", small)
+    model = DAI.load(tmp_path / "dai" / "CartPoleNoVel-v1_1" / "CartPoleNoVel-v1.zip")
+    assert (type(model.policy), model.policy.lstm_hidden_size) == (MlpLstmPolicy, 8)
+    run("enjoy", *options, "--no-render", "-n", "600")
+    assert "Mean reward" in capsys.readouterr().out
 
 
 def test_acting_load_leaves_the_rest_as_saved(tmp_path: Path) -> None:
