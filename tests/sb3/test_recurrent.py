@@ -33,7 +33,7 @@ SMALL = dict(net_arch=[8], lstm_hidden_size=6, sequence_length=5, burn_in=2, ens
 
 def make_recurrent(env=None, policy="MlpLstmPolicy", policy_kwargs=None, **kwargs):
     env = CounterEnv(length=6) if env is None else env
-    small = dict(learning_starts=20, batch_size=4, seed=0, policy_kwargs={**SMALL, **(policy_kwargs or {})})
+    small = dict(learning_starts=20, batch_size=4, train_freq=1, seed=0, policy_kwargs={**SMALL, **(policy_kwargs or {})})
     return make(env, policy, **{**small, **kwargs})
 
 

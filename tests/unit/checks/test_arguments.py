@@ -25,7 +25,15 @@ NUMBERS = (
     *(*FRACTIONS, *WHOLE, *ANY_SIGN, "learning_rate", "learning_starts", "preference_weight", "epistemic_weight"),
     *("precision", "max_grad_norm"),
 )
-OPTIONAL = ("pessimism", "max_grad_norm", "target_update_interval", "policy_delay")
+OPTIONAL = (
+    "pessimism",
+    "max_grad_norm",
+    "target_update_interval",
+    "policy_delay",
+    "learning_rate",
+    "batch_size",
+    "gradient_steps",
+)
 BAD_ARGUMENTS = [
     *((name, value) for name in NUMBERS for value in (NAN, INF, "many", True, [1])),
     *((name, value) for name in FRACTIONS for value in (-0.1, 1.001)),
