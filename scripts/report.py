@@ -5,8 +5,8 @@ Tables and figures from the raw results under ``docs/results/``.
         --out docs/figures/first
     python scripts/report.py suite docs/results/first --suite scripts/suites/first.yml --short --into README.md
 
-    python scripts/report.py table docs/results/cartpole_dai_5k.json docs/results/cartpole_dqn_50k.json
-    python scripts/report.py table docs/results/deepsea20_dqn.json
+    python scripts/report.py table docs/results/cartpole_dai_5k.json docs/results/acrobot_dai_default_10k.json
+    python scripts/report.py table docs/results/deepsea20_dai.json
     python scripts/report.py table docs/results/pendulum_*.json --threshold -200 --window 10
     python scripts/report.py curves docs/results/cartpole_dai_5k.json --out docs/figures/cartpole.png
 
