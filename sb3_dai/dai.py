@@ -23,6 +23,7 @@ from sb3_dai.learning.schedules import EPISTEMIC_WEIGHT, LEARNING_RATE
 from sb3_dai.learning.sequences import check_sequences, sampled
 from sb3_dai.learning.step import EagerStep, UpdateStep, means, polyak
 from sb3_dai.policy import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
+from sb3_dai.policy_hidden_states import HiddenStatesPolicy
 from sb3_dai.policy_recurrent import CnnLstmPolicy, MlpLstmPolicy, MultiInputLstmPolicy, RecurrentPolicy
 from sb3_dai.preferences.base import Preference, PreferenceContext, RewardPreference, check_preference
 from sb3_dai.preferences.habit import HabitPrior, check_habit_prior, log_habit_prior
@@ -128,6 +129,7 @@ class DAI(Rollouts):
         "MlpLstmPolicy": MlpLstmPolicy,
         "CnnLstmPolicy": CnnLstmPolicy,
         "MultiInputLstmPolicy": MultiInputLstmPolicy,
+        "HiddenStatesPolicy": HiddenStatesPolicy,
     }
     update_step_class: ClassVar[type[EagerStep]] = EagerStep
     """The definition of a gradient step, which a subclass may exchange."""

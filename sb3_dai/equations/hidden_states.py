@@ -20,7 +20,7 @@ class Smoothed(NamedTuple):
     states: th.Tensor
     """p(s_t | the whole episode), zero at padded steps, shape (batch, time, n_states)."""
     transitions: th.Tensor
-    """Expected number of times that each transition happened, all episodes together, shape of B."""
+    """Expected number of times that each transition happened, all episodes together, shape of B; zeros if nobody asked."""
     log_evidence: th.Tensor
     """log p(o_1..T | a_1..T-1), in nats, shape (batch, 1)."""
 
@@ -46,7 +46,18 @@ def predicted_states(belief: th.Tensor, transition: th.Tensor, actions: th.Tenso
     :param actions: number of each action, shape (batch,)
     :return: shape (batch, n_states)
     """
-    return (transition.permute(2, 0, 1)[actions] @ belief.unsqueeze(2)).squeeze(2)
+    after_each = all_predicted_states(belief, transition)  # Cheaper than a matrix for each row
+    return after_each[th.arange(len(belief), device=belief.device), actions]
+
+
+def all_predicted_states(belief: th.Tensor, transition: th.Tensor) -> th.Tensor:
+    """
+    :param belief: b, shape (batch, n_states)
+    :param transition: B, shape (n_states, n_states, n_actions)
+    :return: p(s') after each action, shape (batch, n_actions, n_states)
+    """
+    n_states, _, n_actions = transition.shape
+    return (belief @ transition.permute(1, 2, 0).reshape(n_states, -1)).unflatten(1, (n_actions, n_states))
 
 
 def filtered_states(predicted: th.Tensor, log_likelihood: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -67,7 +78,12 @@ def filtered_states(predicted: th.Tensor, log_likelihood: th.Tensor) -> tuple[th
 
 
 def smoothed_states(
-    log_likelihood: th.Tensor, transition: th.Tensor, initial: th.Tensor, actions: th.Tensor, mask: th.Tensor
+    log_likelihood: th.Tensor,
+    transition: th.Tensor,
+    initial: th.Tensor,
+    actions: th.Tensor,
+    mask: th.Tensor,
+    counts_transitions: bool = True,
 ) -> Smoothed:
     """
     The forward-backward algorithm (Rabiner 1989, "A tutorial on hidden Markov models", equations 19-37), with a transition
@@ -78,6 +94,7 @@ def smoothed_states(
     :param initial: D, shape (n_states,)
     :param actions: number of the action between steps t and t + 1, shape (batch, time - 1)
     :param mask: whether a step belongs to its episode, which padding follows, shape (batch, time)
+    :param counts_transitions: whether somebody asks for the expected transitions, which take most of the time
     :return: posteriors of states, expected transitions, log-evidence
     """
     n_steps = log_likelihood.shape[1]
@@ -93,14 +110,14 @@ def smoothed_states(
 
     scaled = (log_likelihood - log_likelihood.max(dim=-1, keepdim=True).values).exp()
     backward, states = th.ones_like(forward), [beliefs[-1]]
-    counts = th.zeros_like(by_action)
+    counts, reverse = th.zeros_like(by_action), transition.transpose(0, 1)
     for t in range(n_steps - 2, -1, -1):
-        matrices, is_step = by_action[actions[:, t]], mask[:, t + 1 : t + 2]
-        ahead = scaled[:, t + 1] * backward
-        pairs = ahead.unsqueeze(2) * matrices * beliefs[t].unsqueeze(1)
-        pairs = pairs / pairs.sum(dim=(1, 2), keepdim=True).clamp(min=IMPOSSIBLE)
-        counts.index_add_(0, actions[:, t], pairs * is_step.unsqueeze(2))
-        message = (matrices.transpose(1, 2) @ ahead.unsqueeze(2)).squeeze(2)
+        is_step, ahead = mask[:, t + 1 : t + 2], scaled[:, t + 1] * backward
+        if counts_transitions:
+            pairs = ahead.unsqueeze(2) * by_action[actions[:, t]] * beliefs[t].unsqueeze(1)
+            pairs = pairs / pairs.sum(dim=(1, 2), keepdim=True).clamp(min=IMPOSSIBLE)
+            counts.index_add_(0, actions[:, t], pairs * is_step.unsqueeze(2))
+        message = predicted_states(ahead, reverse, actions[:, t])
         backward = th.where(is_step, message / message.max(dim=-1, keepdim=True).values.clamp(min=IMPOSSIBLE), backward)
         joint = beliefs[t] * backward
         states.append(joint / joint.sum(dim=-1, keepdim=True).clamp(min=IMPOSSIBLE))

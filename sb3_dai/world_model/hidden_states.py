@@ -11,6 +11,8 @@ from sb3_dai.checks import check_choice, check_number
 from sb3_dai.equations import hidden_states as inference
 from sb3_dai.equations.salience import joint_likelihood, likelihood_information_gain, state_gains, state_information_gain
 
+MAX_PAIRS = 4_000_000
+"""Pairs of states that are smoothed at once, of all episodes together."""
 MAX_JOINT_OUTCOMES = 4096
 """With more of them the salience of several modalities is the sum of that of each."""
 
@@ -126,18 +128,31 @@ class HiddenStateModel(nn.Module):
         :return: the belief after it, same shape as ``predicted``, and log p(o) in nats, shape (batch, 1)
         """
         belief, log_evidence = inference.filtered_states(predicted, inference.log_likelihood(self.likelihoods(), outcomes))
-        if self.assignment == "hard":
-            highest = belief >= belief.max(dim=1, keepdim=True).values * (1.0 - 1e-4)
-            drawn = th.multinomial(highest.to(belief.dtype), 1)
-            belief = th.zeros_like(belief).scatter_(1, drawn, 1.0)
-        return belief, log_evidence
+        return self.assigned(belief), log_evidence
+
+    def assigned(self, belief: th.Tensor) -> th.Tensor:
+        """
+        :param belief: shape (batch, n_states)
+        :return: the same, or with hard assignment one-hot codes of the most probable states
+        """
+        if self.assignment == "soft":
+            return belief
+        highest = belief >= belief.max(dim=1, keepdim=True).values * (1.0 - 1e-4)
+        drawn = th.multinomial(highest.to(belief.dtype), 1)
+        return th.zeros_like(belief).scatter_(1, drawn, 1.0)
+
+    @th.no_grad()
+    def keep(self) -> None:
+        """Make what is known now the prior, because the episodes that it was learned from are gone."""
+        for name in self._names():
+            getattr(self, f"prior_{name}").copy_(getattr(self, name))
 
     def predict_states(self, belief: th.Tensor) -> th.Tensor:
         """
         :param belief: about s, shape (batch, n_states)
         :return: p(s') after each action, shape (batch, n_actions, n_states)
         """
-        return th.einsum("xsa,bs->bax", self.transition(), belief)
+        return inference.all_predicted_states(belief, self.transition())
 
     @th.no_grad()
     def count_first(self, belief: th.Tensor, outcomes: th.Tensor) -> None:
@@ -189,30 +204,43 @@ class HiddenStateModel(nn.Module):
         :param tolerance: stop when no count changes by more
         :return: log-evidence of the episodes before the last sweep, in nats a step
         """
-        valid = episodes.mask
-        log_evidence = th.zeros(())
+        log_evidence = 0.0
         for _ in range(n_sweeps):
             before = [getattr(self, name).clone() for name in self._names()]
-            seen = inference.smoothed_states(
-                inference.log_likelihood(self.likelihoods(), episodes.outcomes),
-                self.transition(),
-                self.initial_states(),
-                episodes.actions,
-                valid,
-            )
-            log_evidence = seen.log_evidence.sum() / valid.sum()
+            tables = self.likelihoods(), self.transition(), self.initial_states()
             for name in self._names():
                 if self.learns[name[0]]:
                     getattr(self, name).copy_(getattr(self, f"prior_{name}"))
-            self._count_outcomes(episodes.outcomes[valid], seen.states[valid])
-            if self.learns["B"]:
-                self.B += seen.transitions
-            if self.learns["D"]:
-                self.D += seen.states[:, 0].sum(dim=0)
+            chunk = max(1, MAX_PAIRS // self.n_states**2)
+            parts = [
+                self._learn_from(Episodes(*part), *tables) for part in zip(*(p.split(chunk) for p in episodes), strict=True)
+            ]
+            log_evidence = sum(parts) / float(episodes.mask.sum())
             after = [getattr(self, name) for name in self._names()]
             if max((new - old).abs().max().item() for new, old in zip(after, before, strict=True)) <= tolerance:
                 break
-        return float(log_evidence)
+        return log_evidence
+
+    def _learn_from(
+        self, episodes: Episodes, likelihoods: list[th.Tensor], transition: th.Tensor, initial: th.Tensor
+    ) -> float:
+        """
+        :param episodes: some of them
+        :param likelihoods: A to infer their states with
+        :param transition: B, likewise
+        :param initial: D, likewise
+        :return: log-evidence, in nats
+        """
+        log_likelihood = inference.log_likelihood(likelihoods, episodes.outcomes)
+        seen = inference.smoothed_states(
+            log_likelihood, transition, initial, episodes.actions, episodes.mask, self.learns["B"]
+        )
+        self._count_outcomes(episodes.outcomes[episodes.mask], seen.states[episodes.mask])
+        if self.learns["B"]:
+            self.B += seen.transitions
+        if self.learns["D"]:
+            self.D += seen.states[:, 0].sum(dim=0)
+        return float(seen.log_evidence.sum())
 
     @th.no_grad()
     def information_gains(self, belief: th.Tensor) -> InformationGains:

@@ -1,0 +1,58 @@
+"""Whole episodes out of a replay buffer: what a model of hidden states learns from by smoothing."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from sb3_dai.world_model.hidden_states import Episodes
+
+
+def last_outcomes(buffer: ReplayBuffer) -> tuple[np.ndarray, np.ndarray]:
+    """
+    :param buffer: a replay buffer of numbered observations
+    :return: number of each modality's outcome before and after the last step, shapes (n_envs, n_modalities)
+    """
+    return _outcomes(buffer, buffer.pos - 1, buffer.observations), _outcomes(buffer, buffer.pos - 1, buffer.next_observations)
+
+
+def _outcomes(buffer: ReplayBuffer, rows: Any, observations: Any) -> np.ndarray:
+    """
+    :param buffer: a replay buffer
+    :param rows: some of its rows
+    :param observations: all of its observations
+    :return: number of each modality's outcome, shape (..., n_envs, n_modalities)
+    """
+    parts = list(observations.values()) if isinstance(observations, dict) else [observations]
+    chosen = [part[rows].astype(np.int64) for part in parts]
+    leading = (*np.shape(buffer.dones[rows])[:-1], buffer.n_envs)
+    return np.concatenate([part.reshape(*leading, -1) for part in chosen], axis=-1)
+
+
+def read_episodes(buffer: ReplayBuffer) -> Episodes:
+    """
+    All episodes of a buffer that has not been overwritten, those that are still going on included.
+
+    :param buffer: a replay buffer of numbered observations and actions
+    :return: the episodes of all environments, on the CPU
+    """
+    count = buffer.size()
+    outcomes, following = (_outcomes(buffer, slice(count), obs) for obs in (buffer.observations, buffer.next_observations))
+    actions = buffer.actions[:count].reshape(count, buffer.n_envs).astype(np.int64)
+    ends = buffer.dones[:count] > 0
+    ends[-1] = True
+    spans = []
+    for env in range(buffer.n_envs):
+        last = np.flatnonzero(ends[:, env])
+        spans += [(env, start, end) for start, end in zip(np.r_[0, last[:-1] + 1], last, strict=True)]
+    longest = max(end - start + 1 for _, start, end in spans)
+    seen = np.zeros((len(spans), longest + 1, outcomes.shape[-1]), dtype=np.int64)
+    done = np.zeros((len(spans), longest), dtype=np.int64)
+    mask = np.zeros((len(spans), longest + 1), dtype=bool)
+    for row, (env, start, end) in enumerate(spans):
+        n = end - start + 1
+        seen[row, :n], seen[row, n] = outcomes[start : end + 1, env], following[end, env]
+        done[row, :n] = actions[start : end + 1, env]
+        mask[row, : n + 1] = True
+    return Episodes(*(th.as_tensor(part) for part in (seen, done, mask)))

@@ -1,0 +1,153 @@
+"""A policy with exact beliefs about numbered hidden states."""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import CombinedExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from sb3_dai.policy import DAIPolicy
+from sb3_dai.policy_recurrent import RecurrentPolicy
+from sb3_dai.world_model.base import Belief
+from sb3_dai.world_model.filters import BeliefFilter, Memory
+from sb3_dai.world_model.hidden_filter import ExactFilter, HiddenStatesWorldModel
+from sb3_dai.world_model.hidden_states import HiddenStateModel
+
+
+def modalities(observation_space: spaces.Space) -> tuple[int, ...]:
+    """
+    :param observation_space: of the environment
+    :return: number of outcomes of each modality
+    :raises ValueError: if observations are not numbered
+    """
+    parts = list(observation_space.spaces.values()) if isinstance(observation_space, spaces.Dict) else [observation_space]
+    sizes: list[int] = []
+    for part in parts:
+        if isinstance(part, spaces.Discrete):
+            sizes.append(int(part.n))
+        elif isinstance(part, spaces.MultiDiscrete):
+            sizes += [int(n) for n in part.nvec.ravel()]
+        else:
+            raise ValueError(
+                f"observation_space={observation_space}: exact beliefs need numbered observations (Discrete, MultiDiscrete, or "
+                'a Dict of them). Use "MlpLstmPolicy" for others'
+            )
+    return tuple(sizes)
+
+
+class HiddenStatesPolicy(RecurrentPolicy):
+    """
+    As :class:`sb3_dai.policy.DAIPolicy`, for worlds of numbered states that are hidden. All nets read the exact belief
+    p(s_t | o_1..t, a_1..t-1) beside the observation. A, B and D are those of pymdp: each is given and held, or learned from
+    counts, while acting and by smoothing of all episodes, whenever their number has grown by a tenth. What is to be learned of
+    an action is its salience and the novelty of A and B.
+
+    :param observation_space: Observation space: ``Discrete``, or several modalities as ``MultiDiscrete`` or a ``Dict`` of them
+    :param action_space: Action space: ``Discrete``
+    :param lr_schedule: Learning rate schedule (could be constant)
+    :param n_hidden_states: Number of hidden states
+    :param A: Probability of each outcome, shape (n_outcomes, n_hidden_states), or a list of these, one a modality; held
+    :param B: Probability of the next state, shape (n_hidden_states, n_hidden_states, n_actions) as B[s', s, a]; held
+    :param D: Probability of the first state, shape (n_hidden_states,); held
+    :param pA: Prior counts of A, shape of A; by default they sum to one for each state
+    :param pB: Prior counts of B, shape of B; by default they sum to one for each state and action
+    :param pD: Prior counts of D, shape of D; by default they sum to one
+    :param assignment: "soft", or "hard" where neither A nor B is known, see
+        :class:`sb3_dai.world_model.hidden_states.HiddenStateModel`
+    :param kwargs: the other arguments of :class:`sb3_dai.policy_recurrent.RecurrentPolicy`
+    :raises ValueError: if a space or an argument does not fit
+    """
+
+    belief_filter: ExactFilter
+    # No nets that could lag behind: targets and averages read the same belief
+    followed_by_targets = DAIPolicy.followed_by_targets
+    followed_by_averages = DAIPolicy.followed_by_averages
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        n_hidden_states: int = 2,
+        A: Any = None,
+        B: Any = None,
+        D: Any = None,
+        pA: Any = None,
+        pB: Any = None,
+        pD: Any = None,
+        assignment: str = "soft",
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(action_space, spaces.Discrete):
+            raise ValueError(f"action_space={action_space}: exact beliefs need Discrete actions")
+        if kwargs.setdefault("normalize_features", False):
+            raise ValueError("normalize_features=True: exact beliefs read the numbers of outcomes. Leave it out")
+        if kwargs.get("novelty", "information_gain") != "information_gain":
+            raise ValueError(f'novelty={kwargs["novelty"]!r}: exact beliefs know their "information_gain". Leave it out')
+        if isinstance(observation_space, spaces.Dict):
+            kwargs.setdefault("features_extractor_class", CombinedExtractor)
+        self.n_hidden_states = n_hidden_states
+        self.given = dict(A=A, B=B, D=D, pA=pA, pB=pB, pD=pD, assignment=assignment)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    @property
+    def can_gain_information(self) -> bool:
+        """Whether the world model says what it does not know: counts always do."""
+        return True
+
+    def _memory_dim(self) -> int:
+        return self.n_hidden_states
+
+    def _make_nets(self, features_dim: int, n_terms: int) -> None:
+        DAIPolicy._make_nets(self, features_dim, n_terms)
+        n_outcomes, n_actions = modalities(self.observation_space), self.action_model.code_dim
+        self.states = HiddenStateModel(self.n_hidden_states, n_outcomes, n_actions, **self.given)
+        self.world_model = HiddenStatesWorldModel(self.states)
+        self.belief_filter = ExactFilter(self.states)
+
+    @property
+    def belief_filter_target(self) -> BeliefFilter:  # type: ignore[override]
+        """The filter itself, which has no weights that could lag behind."""
+        return self.belief_filter
+
+    @property
+    def belief_filter_average(self) -> BeliefFilter:  # type: ignore[override]
+        """The filter itself, likewise."""
+        return self.belief_filter
+
+    def filter_parameters(self) -> list[nn.Parameter]:
+        """None: the filter learns by counting."""
+        return []
+
+    def filter_losses(
+        self, batch: Any, belief: Belief, actions: th.Tensor
+    ) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
+        """
+        :param batch: transitions
+        :param belief: about s
+        :param actions: coded actions
+        :return: nothing: the filter learns by counting
+        """
+        return {}, {}
+
+    def count(self, state: Memory, outcomes: th.Tensor, next_outcomes: th.Tensor, episode_starts: th.Tensor) -> None:
+        """
+        Learn from a step as it happens.
+
+        :param state: what is carried: the belief about s and the action taken, coded
+        :param outcomes: number of each modality's outcome at s, shape (n_envs, n_modalities)
+        :param next_outcomes: at s', same shape
+        :param episode_starts: whether an episode starts with s, shape (n_envs,)
+        """
+        belief, actions = state[0], state[1].argmax(dim=1)
+        if episode_starts.any():
+            self.states.count_first(belief[episode_starts], outcomes[episode_starts])
+        predicted = self.states.predict_states(belief)[th.arange(len(actions), device=actions.device), actions]
+        self.states.count(belief, actions, self.states.infer(predicted, next_outcomes)[0], next_outcomes)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(n_hidden_states=self.n_hidden_states, **self.given)
+        return data
