@@ -240,6 +240,8 @@ class DAI(Rollouts):
         super()._setup_model()
         self.replay_buffer_class, self.replay_buffer_kwargs, self.policy_kwargs = asked
         self.term_names = [*self.policy.term_names]
+        if isinstance(self.policy, HiddenStatesPolicy):
+            self.policy.gamma.fill_(self.gamma)
         self._check_buffer()
         if callable(self.habit_prior):  # May it fail here instead of in the midst of training
             self._log_habit_prior(self.policy.obs_to_tensor(copy.deepcopy(self.observation_space).sample())[0])

@@ -8,12 +8,22 @@ from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from sb3_dai.checks import check_number
+from sb3_dai.equations.deliberation import sophisticated_efe, state_values
+from sb3_dai.equations.salience import joint_likelihood
 from sb3_dai.policy import DAIPolicy
 from sb3_dai.policy_recurrent import RecurrentPolicy
 from sb3_dai.world_model.base import Belief
 from sb3_dai.world_model.filters import BeliefFilter, Memory
 from sb3_dai.world_model.hidden_filter import ExactFilter, HiddenStatesWorldModel
-from sb3_dai.world_model.hidden_states import HiddenStateModel
+from sb3_dai.world_model.hidden_states import Episodes, HiddenStateModel
+from sb3_dai.world_model.regression import BeliefRegression
+
+
+N_SWEEPS = 12
+"""Of value iteration for each action, beginning with the values of the one before."""
+NOISE = 0.1
+"""Standard deviation of the random factors of the first counts. Without them states of which nothing is known stay the same."""
 
 
 def modalities(observation_space: spaces.Space) -> tuple[int, ...]:
@@ -56,11 +66,17 @@ class HiddenStatesPolicy(RecurrentPolicy):
     :param pD: Prior counts of D, shape of D; by default they sum to one
     :param assignment: "soft", or "hard" where neither A nor B is known, see
         :class:`sb3_dai.world_model.hidden_states.HiddenStateModel`
+    :param n_starts: Number of random starts from which smoothing tries to learn A and B better, each time. Where neither is known,
+        or states look the same, it finds a poor optimum from one alone.
+    :param horizon: Number of actions to look ahead through the model. They are then taken by softmax(-precision G), or the best
+        by G, instead of by the policy net; information is in nats. 0 for none
     :param kwargs: the other arguments of :class:`sb3_dai.policy_recurrent.RecurrentPolicy`
     :raises ValueError: if a space or an argument does not fit
     """
 
     belief_filter: ExactFilter
+    values_of_states: th.Tensor
+    gamma: th.Tensor
     # No nets that could lag behind: targets and averages read the same belief
     followed_by_targets = DAIPolicy.followed_by_targets
     followed_by_averages = DAIPolicy.followed_by_averages
@@ -78,8 +94,12 @@ class HiddenStatesPolicy(RecurrentPolicy):
         pB: Any = None,
         pD: Any = None,
         assignment: str = "soft",
+        n_starts: int = 0,
+        horizon: int = 0,
         **kwargs: Any,
     ) -> None:
+        check_number("horizon", horizon, 0, whole=True)
+        check_number("n_starts", n_starts, 0, whole=True)
         if not isinstance(action_space, spaces.Discrete):
             raise ValueError(f"action_space={action_space}: exact beliefs need Discrete actions")
         if kwargs.setdefault("normalize_features", False):
@@ -89,6 +109,7 @@ class HiddenStatesPolicy(RecurrentPolicy):
         if isinstance(observation_space, spaces.Dict):
             kwargs.setdefault("features_extractor_class", CombinedExtractor)
         self.n_hidden_states = n_hidden_states
+        self.horizon, self.n_starts = horizon, n_starts
         self.given = dict(A=A, B=B, D=D, pA=pA, pB=pB, pD=pD, assignment=assignment)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
@@ -104,8 +125,12 @@ class HiddenStatesPolicy(RecurrentPolicy):
         DAIPolicy._make_nets(self, features_dim, n_terms)
         n_outcomes, n_actions = modalities(self.observation_space), self.action_model.code_dim
         self.states = HiddenStateModel(self.n_hidden_states, n_outcomes, n_actions, **self.given)
+        self.states.scatter(NOISE)
         self.world_model = HiddenStatesWorldModel(self.states)
         self.belief_filter = ExactFilter(self.states)
+        self.paid = BeliefRegression(self.n_hidden_states, n_actions, n_targets=2)
+        self.register_buffer("values_of_states", th.zeros(self.n_hidden_states))
+        self.register_buffer("gamma", th.tensor(0.99))  # The algorithm's
 
     @property
     def belief_filter_target(self) -> BeliefFilter:  # type: ignore[override]
@@ -132,6 +157,61 @@ class HiddenStatesPolicy(RecurrentPolicy):
         """
         return {}, {}
 
+    @th.no_grad()
+    def tree_efe(self, belief: Belief) -> th.Tensor:
+        """
+        Look ahead through the exact model: a tree of actions and outcomes, and after its last action what would follow if the
+        state were seen from then on. Information is in nats.
+
+        :param belief: about s
+        :return: G(s,.), shape (batch, n_actions)
+        """
+        weights = dict(zip(self.term_names, self.head_weights.tolist(), strict=True))
+        extrinsic, epistemic = weights.get("extrinsic", 0.0), weights.get("epistemic", 0.0)
+        transition, gamma = self.states.transition(), float(self.gamma)
+        paid, ends = self.paid.coefficients.permute(2, 1, 0)  # Of each state and action
+        ends = ends.clamp(0.0, 1.0)
+        rewards = extrinsic * paid + epistemic * self.states.gains_of_seen_states()
+        self.values_of_states = state_values(
+            rewards, transition * (1.0 - ends), gamma, N_SWEEPS, self.values_of_states
+        )
+
+        def cost(states: th.Tensor) -> th.Tensor:
+            efe = -extrinsic * (states @ paid)
+            return efe - epistemic * self.states.information_gains(states).total() if epistemic > 0.0 else efe
+
+        return sophisticated_efe(
+            belief.features[:, -self.n_hidden_states :],
+            transition,
+            joint_likelihood(self.states.likelihoods()),
+            cost,
+            self.horizon,
+            gamma,
+            leaf=lambda states: -states @ self.values_of_states,
+            continues=lambda states: 1.0 - states @ ends,
+        )
+
+    def choose(self, belief: Belief, deterministic: bool) -> th.Tensor:
+        if self.horizon == 0:
+            return super().choose(belief, deterministic)
+        logits = -self.precision * self.tree_efe(belief)
+        actions = self.action_model.act(logits, deterministic, self.action_precision)
+        return actions.to(self.action_dtype).squeeze(1)
+
+    def learn_episodes(self, episodes: Episodes, targets: th.Tensor) -> None:
+        """
+        Learn A, B, D anew, and what is paid and what ends episodes.
+
+        :param episodes: all that is to be remembered
+        :param targets: log-preference of each step's outcome, and 1 where it ended the episode, shape
+            (n_episodes, time - 1, 2)
+        """
+        self.states.learn_from_many_starts(episodes, self.n_starts)
+        self.paid.forget()
+        seen = self.states.filtered(episodes)
+        valid = episodes.mask[:, 1:]
+        self.paid.learn(seen[:, :-1][valid], episodes.actions[valid], targets[valid])
+
     def count(self, state: Memory, outcomes: th.Tensor, next_outcomes: th.Tensor, episode_starts: th.Tensor) -> None:
         """
         Learn from a step as it happens.
@@ -149,5 +229,5 @@ class HiddenStatesPolicy(RecurrentPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        data.update(n_hidden_states=self.n_hidden_states, **self.given)
+        data.update(n_hidden_states=self.n_hidden_states, horizon=self.horizon, n_starts=self.n_starts, **self.given)
         return data

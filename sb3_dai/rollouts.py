@@ -133,5 +133,7 @@ class Rollouts(CrashSafeSaving):
         # A buffer that has been overwritten does not know all that was counted
         if self._n_episodes >= self._smooths_at and not replay_buffer.full:
             with one_thread():
-                policy.states.learn(Episodes(*(part.to(policy.device) for part in read_episodes(replay_buffer))))
+                episodes, paid = read_episodes(replay_buffer, replay_buffer.rewards[: replay_buffer.size()])
+                episodes = Episodes(*(part.to(policy.device) for part in episodes))
+                policy.learn_episodes(episodes, paid.to(policy.device))
             self._smooths_at = self._n_episodes + max(1, self._n_episodes // 10)

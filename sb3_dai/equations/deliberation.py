@@ -33,15 +33,16 @@ def sophisticated_efe(
     depth: int,
     gamma: float = 1.0,
     leaf: Callable[[th.Tensor], th.Tensor] | None = None,
+    continues: Callable[[th.Tensor], th.Tensor] | None = None,
     precision: float | None = None,
     min_probability: float = 1.0 / 16.0,
 ) -> th.Tensor:
     """
     Expected free energy by a tree of actions and outcomes (Friston et al. 2021, "Sophisticated inference"):
 
-    ``G(b,a) = g(b,a) + gamma sum_o p(o|b,a) sum_a' Q(a'|b') G(b',a')``
+    ``G(b,a) = g(b,a) + gamma c(b,a) sum_o p(o|b,a) sum_a' Q(a'|b') G(b',a')``
 
-    where b' is the belief after a and o, and Q the softmax of -precision G.
+    where b' is the belief after a and o, Q the softmax of -precision G, and c the probability that the episode goes on.
 
     :param belief: b, shape (batch, n_states)
     :param transition: B, shape (n_states, n_states, n_actions)
@@ -49,7 +50,9 @@ def sophisticated_efe(
     :param cost: from beliefs, shape (n, n_states), to the one-step EFE g of each action, shape (n, n_actions)
     :param depth: number of actions that are looked ahead, at least 1
     :param gamma: discount factor
-    :param leaf: from beliefs to the EFE of what follows the last action, shape (n,); None for nothing
+    :param leaf: from beliefs after the last action to the EFE of what follows, shape (n,); None for nothing
+    :param continues: from beliefs to the probability that the episode goes on after each action, shape (n, n_actions); None if
+        it always does
     :param precision: inverse temperature of later actions; None takes the best
     :param min_probability: outcomes less probable than this are not followed, unless no other is; what the others lead to
         stands for them
@@ -70,10 +73,11 @@ def sophisticated_efe(
         assert leaf is not None
         values = leaf(children)
     else:
-        following = sophisticated_efe(
-            children, transition, likelihood, cost, depth - 1, gamma, leaf, precision, min_probability
+        next_efe = sophisticated_efe(
+            children, transition, likelihood, cost, depth - 1, gamma, leaf, continues, precision, min_probability
         )
-        values = following.min(dim=1).values
+        values = next_efe.min(dim=1).values
         if precision is not None:
-            values = ((-precision * following).softmax(dim=1) * following).sum(dim=1)
-    return efe + gamma * th.zeros_like(kept).index_put(branches, values).mul(kept).sum(dim=2)
+            values = ((-precision * next_efe).softmax(dim=1) * next_efe).sum(dim=1)
+    following = th.zeros_like(kept).index_put(branches, values).mul(kept).sum(dim=2)
+    return efe + gamma * following * (1.0 if continues is None else continues(belief))

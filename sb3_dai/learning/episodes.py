@@ -30,12 +30,14 @@ def _outcomes(buffer: ReplayBuffer, rows: Any, observations: Any) -> np.ndarray:
     return np.concatenate([part.reshape(*leading, -1) for part in chosen], axis=-1)
 
 
-def read_episodes(buffer: ReplayBuffer) -> Episodes:
+def read_episodes(buffer: ReplayBuffer, log_preference: np.ndarray) -> tuple[Episodes, th.Tensor]:
     """
     All episodes of a buffer that has not been overwritten, those that are still going on included.
 
     :param buffer: a replay buffer of numbered observations and actions
-    :return: the episodes of all environments, on the CPU
+    :param log_preference: log p~ of the outcome of each transition, shape (n_transitions, n_envs)
+    :return: the episodes of all environments, and of each of their steps the log-preference and whether it truly ended the
+        episode, shape (n_episodes, time - 1, 2)
     """
     count = buffer.size()
     outcomes, following = (_outcomes(buffer, slice(count), obs) for obs in (buffer.observations, buffer.next_observations))
@@ -50,9 +52,12 @@ def read_episodes(buffer: ReplayBuffer) -> Episodes:
     seen = np.zeros((len(spans), longest + 1, outcomes.shape[-1]), dtype=np.int64)
     done = np.zeros((len(spans), longest), dtype=np.int64)
     mask = np.zeros((len(spans), longest + 1), dtype=bool)
+    paid = np.zeros((len(spans), longest, 2), dtype=np.float32)
+    ended = buffer.dones[:count] * (1.0 - buffer.timeouts[:count])
     for row, (env, start, end) in enumerate(spans):
         n = end - start + 1
         seen[row, :n], seen[row, n] = outcomes[start : end + 1, env], following[end, env]
         done[row, :n] = actions[start : end + 1, env]
         mask[row, : n + 1] = True
-    return Episodes(*(th.as_tensor(part) for part in (seen, done, mask)))
+        paid[row, :n] = np.stack([log_preference[start : end + 1, env], ended[start : end + 1, env]], axis=1)
+    return Episodes(*(th.as_tensor(part) for part in (seen, done, mask))), th.as_tensor(paid)

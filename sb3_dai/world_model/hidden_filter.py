@@ -6,7 +6,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_dai.equations import hidden_states as inference
 from sb3_dai.world_model.base import Belief, WorldModel
 from sb3_dai.world_model.filters import BeliefFilter, Memory
-from sb3_dai.world_model.hidden_states import HiddenStateModel
+from sb3_dai.world_model.hidden_states import Episodes, HiddenStateModel
 
 
 def outcome_numbers(features: th.Tensor, sizes: tuple[int, ...]) -> th.Tensor:
@@ -59,16 +59,10 @@ class ExactFilter(BeliefFilter):
         :param actions: one-hot codes of the action before each, zeros at first, shape (time, batch, n_actions)
         :return: the belief after each, shape (time, batch, n_states)
         """
-        states, beliefs = self.states, []
-        transition, predicted = states.transition(), states.initial_states().expand(features.shape[1], -1)
-        log_likelihood = inference.log_likelihood(states.likelihoods(), outcome_numbers(features, states.n_outcomes))
-        taken = actions.argmax(dim=2)
-        for t in range(len(features)):
-            if t > 0:
-                predicted = inference.predicted_states(beliefs[-1], transition, taken[t])
-            belief, _ = inference.filtered_states(predicted, log_likelihood[t])
-            beliefs.append(states.assigned(belief))
-        return th.stack(beliefs)
+        seen = outcome_numbers(features, self.states.n_outcomes).transpose(0, 1)
+        taken = actions.argmax(dim=2)[1:].T
+        episodes = Episodes(seen, taken, th.ones(seen.shape[:2], dtype=th.bool, device=seen.device))
+        return self.states.filtered(episodes).transpose(0, 1)
 
 
 class HiddenStatesPrediction:

@@ -13,6 +13,10 @@ from sb3_dai.equations.salience import joint_likelihood, likelihood_information_
 
 MAX_PAIRS = 4_000_000
 """Pairs of states that are smoothed at once, of all episodes together."""
+MIN_COUNT = 1e-6
+"""Smallest count after random factors."""
+MIN_IMPROVEMENT = 1e-3
+"""Log-evidence in nats a step that new numbers of the states have to be worth."""
 MAX_JOINT_OUTCOMES = 4096
 """With more of them the salience of several modalities is the sum of that of each."""
 
@@ -140,6 +144,61 @@ class HiddenStateModel(nn.Module):
         highest = belief >= belief.max(dim=1, keepdim=True).values * (1.0 - 1e-4)
         drawn = th.multinomial(highest.to(belief.dtype), 1)
         return th.zeros_like(belief).scatter_(1, drawn, 1.0)
+
+    @th.no_grad()
+    def filtered(self, episodes: Episodes) -> th.Tensor:
+        """
+        :param episodes: what was seen and done
+        :return: the belief after each observation, from those before it alone, shape (n_episodes, time, n_states)
+        """
+        transition, beliefs = self.transition(), []
+        log_likelihood = inference.log_likelihood(self.likelihoods(), episodes.outcomes)
+        predicted = self.initial_states().expand(len(log_likelihood), -1)
+        for t in range(log_likelihood.shape[1]):
+            if t > 0:
+                predicted = inference.predicted_states(beliefs[-1], transition, episodes.actions[:, t - 1])
+            beliefs.append(self.assigned(inference.filtered_states(predicted, log_likelihood[:, t])[0]))
+        return th.stack(beliefs, dim=1)
+
+    @th.no_grad()
+    def scatter(self, noise: float) -> None:
+        """
+        Multiply what is learned by random numbers of mean 1, so that smoothing can tell states apart of which the prior says the
+        same.
+
+        :param noise: standard deviation of the factors
+        """
+        shape = th.tensor(1.0 / noise**2)
+        for name in self._names():
+            if self.learns[name[0]]:
+                counts = getattr(self, name)
+                factors = th.distributions.Gamma(shape, shape).sample(counts.shape).to(counts.device)
+                counts.mul_(factors).clamp_(min=MIN_COUNT)
+
+    @th.no_grad()
+    def learn_from_many_starts(self, episodes: Episodes, n_starts: int, n_sweeps: int = 5) -> float:
+        """
+        As :meth:`learn`, from what is known now and from random starts: smoothing finds the nearest optimum alone. The one of
+        the highest log-evidence stays. The states of another one have other numbers.
+
+        :param episodes: all that is to be remembered
+        :param n_starts: number of random starts
+        :param n_sweeps: at most, of a random start ten times as many
+        :return: log-evidence, in nats a step
+        """
+        best = self.learn(episodes, n_sweeps)
+        for _ in range(n_starts):
+            known = {name: getattr(self, name).clone() for name in self._names()}
+            for name in self._names():
+                getattr(self, name).copy_(getattr(self, f"prior_{name}"))
+            self.scatter(1.0)
+            found = self.learn(episodes, 10 * n_sweeps)
+            if found > best + MIN_IMPROVEMENT:
+                best = found
+            else:
+                for name, counts in known.items():
+                    getattr(self, name).copy_(counts)
+        return best
 
     @th.no_grad()
     def keep(self) -> None:
