@@ -172,9 +172,7 @@ class HiddenStatesPolicy(RecurrentPolicy):
         paid, ends = self.paid.coefficients.permute(2, 1, 0)  # Of each state and action
         ends = ends.clamp(0.0, 1.0)
         rewards = extrinsic * paid + epistemic * self.states.gains_of_seen_states()
-        self.values_of_states = state_values(
-            rewards, transition * (1.0 - ends), gamma, N_SWEEPS, self.values_of_states
-        )
+        self.values_of_states = state_values(rewards, transition * (1.0 - ends), gamma, N_SWEEPS, self.values_of_states)
 
         def cost(states: th.Tensor) -> th.Tensor:
             efe = -extrinsic * (states @ paid)

@@ -50,9 +50,11 @@ def dirichlet_increment_divergence(counts: th.Tensor, total: th.Tensor, incremen
     :param increment: c, not negative, likewise
     :return: in nats, shape of the arguments together
     """
+    dtype = counts.dtype
+    counts, total, increment = counts.double(), total.double(), increment.double()  # Of large counts little would be left
     grown, grown_total = counts + increment, total + increment
     log_ratio = th.lgamma(grown_total) - th.lgamma(grown) - th.lgamma(total) + th.lgamma(counts)
-    return (log_ratio + increment * (th.digamma(grown) - th.digamma(grown_total))).clamp(min=0.0)
+    return (log_ratio + increment * (th.digamma(grown) - th.digamma(grown_total))).clamp(min=0.0).to(dtype)
 
 
 def likelihood_information_gain(predicted: th.Tensor, counts: th.Tensor) -> th.Tensor:

@@ -346,14 +346,12 @@ def _tables(name: str, given: Any, prior: Any, shapes: list[tuple[int, ...]]) ->
     :raises ValueError: if they do not fit
     """
     if given is not None and prior is not None:
-        raise ValueError(
-            f"{name} and p{name}: give the probabilities {name}, which are held, or the counts p{name} to learn from"
-        )
+        raise ValueError(f"{name} and p{name}: give either the probabilities {name}, which are held, or prior counts p{name}")
     if given is None and prior is None:
         return [th.full(shape, 1.0 / shape[0]) for shape in shapes]
     named, tables = (name, given) if prior is None else (f"p{name}", prior)
-    tables = list(tables) if isinstance(tables, list | tuple) else [tables]
-    arrays = [np.asarray(table, dtype=np.float64) for table in tables]
+    is_one = len(shapes) == 1 and not (isinstance(tables, list | tuple) and np.ndim(tables[0]) == len(shapes[0]))
+    arrays = [np.asarray(table, dtype=np.float64) for table in ([tables] if is_one else tables)]
     if [array.shape for array in arrays] != shapes:
         found = ", ".join(str(array.shape) for array in arrays)
         raise ValueError(f"{named} of shape {found}: give {', '.join(map(str, shapes))}")

@@ -47,6 +47,12 @@ def test_divergence_of_a_count_that_grows():
     assert salience.dirichlet_increment_divergence(th.tensor(3.0), th.tensor(7.0), th.tensor(0.0)).item() == 0.0
 
 
+def test_large_counts_still_teach_a_little():
+    # Of n observations of k outcomes (k - 1) / 2n
+    found = salience.likelihood_information_gain(th.ones(1, 1), th.full((3, 1), 1e5 / 3))
+    assert found.item() == pytest.approx(1e-5, rel=1e-2)
+
+
 def test_novelty_of_a_sure_state_is_the_exact_information_gain():
     counts = th.tensor([[1.0, 2.0], [3.0, 0.5], [0.2, 0.1]])
     gains = salience.state_gains(counts)
