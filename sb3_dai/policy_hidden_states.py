@@ -19,11 +19,10 @@ from sb3_dai.world_model.hidden_filter import ExactFilter, HiddenStatesWorldMode
 from sb3_dai.world_model.hidden_states import Episodes, HiddenStateModel
 from sb3_dai.world_model.regression import BeliefRegression
 
-
 N_SWEEPS = 12
 """Of value iteration for each action, beginning with the values of the one before."""
 NOISE = 0.1
-"""Standard deviation of the random factors of the first counts. Without them states of which nothing is known stay the same."""
+"""Standard deviation of the random factors of the first counts: states of which nothing is known would stay the same."""
 
 
 def modalities(observation_space: spaces.Space) -> tuple[int, ...]:
@@ -41,8 +40,8 @@ def modalities(observation_space: spaces.Space) -> tuple[int, ...]:
             sizes += [int(n) for n in part.nvec.ravel()]
         else:
             raise ValueError(
-                f"observation_space={observation_space}: exact beliefs need numbered observations (Discrete, MultiDiscrete, or "
-                'a Dict of them). Use "MlpLstmPolicy" for others'
+                f"observation_space={observation_space}: exact beliefs need numbered observations (Discrete, MultiDiscrete, "
+                'or a Dict of them). Use "MlpLstmPolicy" for others'
             )
     return tuple(sizes)
 
@@ -66,10 +65,10 @@ class HiddenStatesPolicy(RecurrentPolicy):
     :param pD: Prior counts of D, shape of D; by default they sum to one
     :param assignment: "soft", or "hard" where neither A nor B is known, see
         :class:`sb3_dai.world_model.hidden_states.HiddenStateModel`
-    :param n_starts: Number of random starts from which smoothing tries to learn A and B better, each time. Where neither is known,
-        or states look the same, it finds a poor optimum from one alone.
-    :param horizon: Number of actions to look ahead through the model. They are then taken by softmax(-precision G), or the best
-        by G, instead of by the policy net; information is in nats. 0 for none
+    :param n_starts: Number of random starts from which smoothing tries to learn A and B better, each time. Where neither is
+        known, or states look the same, it finds a poor optimum from one alone.
+    :param horizon: Number of actions to look ahead through the model. They are then taken by softmax(-precision G), or the
+        best by G, instead of by the policy net; information is in nats. 0 for none
     :param kwargs: the other arguments of :class:`sb3_dai.policy_recurrent.RecurrentPolicy`
     :raises ValueError: if a space or an argument does not fit
     """

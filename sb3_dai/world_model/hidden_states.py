@@ -163,8 +163,8 @@ class HiddenStateModel(nn.Module):
     @th.no_grad()
     def scatter(self, noise: float) -> None:
         """
-        Multiply what is learned by random numbers of mean 1, so that smoothing can tell states apart of which the prior says the
-        same.
+        Multiply what is learned by random numbers of mean 1, so that smoothing can tell states apart of which the prior says
+        the same.
 
         :param noise: standard deviation of the factors
         """

@@ -9,8 +9,8 @@ RIDGE = 1e-2
 
 class BeliefRegression(nn.Module):
     """
-    Targets of each action that are linear in the belief, ``E[y | b, a] = sum_s b(s) Y[s, a]``, whatever the belief: what depends
-    on a hidden state and an action has such an expectation. Ridge regression, of which the sums are kept.
+    Targets of each action that are linear in the belief, ``E[y | b, a] = sum_s b(s) Y[s, a]``: whatever depends on a hidden
+    state and an action has such an expectation. Ridge regression, of which the sums are kept.
 
     :param n_states: number of hidden states
     :param n_actions: number of actions
