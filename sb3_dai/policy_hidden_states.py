@@ -117,16 +117,13 @@ class HiddenStatesPolicy(RecurrentPolicy):
         """Whether the world model says what it does not know: counts always do."""
         return True
 
-    def _memory_dim(self) -> int:
-        return self.n_hidden_states
-
     def _make_nets(self, features_dim: int, n_terms: int) -> None:
-        DAIPolicy._make_nets(self, features_dim, n_terms)
-        n_outcomes, n_actions = modalities(self.observation_space), self.action_model.code_dim
+        n_outcomes, n_actions = modalities(self.observation_space), int(self.action_space.n)  # type: ignore[attr-defined]
         self.states = HiddenStateModel(self.n_hidden_states, n_outcomes, n_actions, **self.given)
         self.states.scatter(NOISE)
+        self.belief_filter, self.memory_dim = ExactFilter(self.states), self.n_hidden_states
+        DAIPolicy._make_nets(self, features_dim, n_terms)
         self.world_model = HiddenStatesWorldModel(self.states)
-        self.belief_filter = ExactFilter(self.states)
         self.paid = BeliefRegression(self.n_hidden_states, n_actions, n_targets=2)
         self.register_buffer("values_of_states", th.zeros(self.n_hidden_states))
         self.register_buffer("gamma", th.tensor(0.99))  # The algorithm's
@@ -146,11 +143,12 @@ class HiddenStatesPolicy(RecurrentPolicy):
         return []
 
     def filter_losses(
-        self, batch: Any, belief: Belief, actions: th.Tensor
+        self, batch: Any, belief: Belief, next_belief: Belief, actions: th.Tensor
     ) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
         """
         :param batch: transitions
         :param belief: about s
+        :param next_belief: about s'
         :param actions: coded actions
         :return: nothing: the filter learns by counting
         """

@@ -45,24 +45,33 @@ class ExactFilter(BeliefFilter):
         :param actions: one-hot codes of the action before it, zeros where an episode starts, shape (n_envs, n_actions)
         :return: the belief, and what is carried on, which is the same
         """
-        states = self.states
-        predicted = inference.predicted_states(memory[0], states.transition(), actions.argmax(dim=1))
-        # D as it is now: it may have been learned since the episode started
-        predicted = th.where(actions.any(dim=1, keepdim=True), predicted, states.initial_states())
-        belief, _ = states.infer(predicted, outcome_numbers(features, states.n_outcomes))
+        outcomes = outcome_numbers(features, self.states.n_outcomes)
+        belief, _ = self.states.infer(self._predicted(memory[0], actions), outcomes)
         return belief, (belief,)
 
+    def _predicted(self, belief: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param belief: before an action, shape (batch, n_states)
+        :param actions: one-hot codes, zeros where an episode starts, shape (batch, n_actions)
+        :return: p(s') before the observation: D as it is now where an episode starts, same shape as ``belief``
+        """
+        predicted = inference.predicted_states(belief, self.states.transition(), actions.argmax(dim=1))
+        return th.where(actions.any(dim=1, keepdim=True), predicted, self.states.initial_states())
+
     @th.no_grad()
-    def replay(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def replay(self, features: th.Tensor, actions: th.Tensor, memory: Memory | None = None) -> th.Tensor:
         """
         :param features: one-hot codes of the observations, shape (time, batch, features_dim)
-        :param actions: one-hot codes of the action before each, zeros at first, shape (time, batch, n_actions)
+        :param actions: one-hot codes of the action before each, zeros at the start of an episode, shape
+            (time, batch, n_actions)
+        :param memory: belief before the first observation; None for the initial one
         :return: the belief after each, shape (time, batch, n_states)
         """
+        before = self.initial(features.shape[1], features.device) if memory is None else memory
         seen = outcome_numbers(features, self.states.n_outcomes).transpose(0, 1)
-        taken = actions.argmax(dim=2)[1:].T
-        episodes = Episodes(seen, taken, th.ones(seen.shape[:2], dtype=th.bool, device=seen.device))
-        return self.states.filtered(episodes).transpose(0, 1)
+        mask = th.ones(seen.shape[:2], dtype=th.bool, device=seen.device)
+        episodes = Episodes(seen, actions.argmax(dim=2)[1:].T, mask)
+        return self.states.filtered(episodes, self._predicted(before[0], actions[0])).transpose(0, 1)
 
 
 class HiddenStatesPrediction:

@@ -146,14 +146,15 @@ class HiddenStateModel(nn.Module):
         return th.zeros_like(belief).scatter_(1, drawn, 1.0)
 
     @th.no_grad()
-    def filtered(self, episodes: Episodes) -> th.Tensor:
+    def filtered(self, episodes: Episodes, predicted: th.Tensor | None = None) -> th.Tensor:
         """
         :param episodes: what was seen and done
+        :param predicted: p(s) before the first observations, shape (n_episodes, n_states); D by default
         :return: the belief after each observation, from those before it alone, shape (n_episodes, time, n_states)
         """
-        transition, beliefs = self.transition(), []
+        transition, beliefs = self.transition(), list[th.Tensor]()
         log_likelihood = inference.log_likelihood(self.likelihoods(), episodes.outcomes)
-        predicted = self.initial_states().expand(len(log_likelihood), -1)
+        predicted = self.initial_states().expand(len(log_likelihood), -1) if predicted is None else predicted
         for t in range(log_likelihood.shape[1]):
             if t > 0:
                 predicted = inference.predicted_states(beliefs[-1], transition, episodes.actions[:, t - 1])
