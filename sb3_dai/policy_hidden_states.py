@@ -168,12 +168,16 @@ class HiddenStatesPolicy(RecurrentPolicy):
         transition, gamma = self.states.transition(), float(self.gamma)
         paid, ends = self.paid.coefficients.permute(2, 1, 0)  # Of each state and action
         ends = ends.clamp(0.0, 1.0)
-        rewards = extrinsic * paid + epistemic * self.states.gains_of_seen_states()
+        gains = self.states.gains_of_seen_states() + self.paid.gains_of_seen_states()
+        rewards = extrinsic * paid + epistemic * gains
         self.values_of_states = state_values(rewards, transition * (1.0 - ends), gamma, N_SWEEPS, self.values_of_states)
 
         def cost(states: th.Tensor) -> th.Tensor:
             efe = -extrinsic * (states @ paid)
-            return efe - epistemic * self.states.information_gains(states).total() if epistemic > 0.0 else efe
+            if epistemic == 0.0:
+                return efe
+            gains = self.states.information_gains(states).total() + self.paid.information_gain(states)
+            return efe - epistemic * gains
 
         return sophisticated_efe(
             belief.features[:, -self.n_hidden_states :],
@@ -207,7 +211,14 @@ class HiddenStatesPolicy(RecurrentPolicy):
         valid = episodes.mask[:, 1:]
         self.paid.learn(seen[:, :-1][valid], episodes.actions[valid], targets[valid])
 
-    def count(self, state: Memory, outcomes: th.Tensor, next_outcomes: th.Tensor, episode_starts: th.Tensor) -> None:
+    def count(
+        self,
+        state: Memory,
+        outcomes: th.Tensor,
+        next_outcomes: th.Tensor,
+        episode_starts: th.Tensor,
+        targets: th.Tensor,
+    ) -> None:
         """
         Learn from a step as it happens.
 
@@ -215,8 +226,10 @@ class HiddenStatesPolicy(RecurrentPolicy):
         :param outcomes: number of each modality's outcome at s, shape (n_envs, n_modalities)
         :param next_outcomes: at s', same shape
         :param episode_starts: whether an episode starts with s, shape (n_envs,)
+        :param targets: log-preference of the step's outcome, and 1 where it truly ended the episode, shape (n_envs, 2)
         """
         belief, actions = state[0], state[1].argmax(dim=1)
+        self.paid.learn(belief, actions, targets)
         if episode_starts.any():
             self.states.count_first(belief[episode_starts], outcomes[episode_starts])
         predicted = self.states.predict_states(belief)[th.arange(len(actions), device=actions.device), actions]

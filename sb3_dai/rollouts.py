@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from sb3_dai.acceleration import ChosenStep, one_thread
 from sb3_dai.learning.batch import end_returns
-from sb3_dai.learning.episodes import last_outcomes, read_episodes
+from sb3_dai.learning.episodes import last_step, read_episodes
 from sb3_dai.learning.observations import check_step, last_observations
 from sb3_dai.learning.sequences import end_sequences, keep_memory
 from sb3_dai.policy import DAIPolicy
@@ -126,9 +126,15 @@ class Rollouts(CrashSafeSaving):
         :param dones: whether an episode ended with it, shape (n_envs,)
         """
         assert self._last_state is not None
-        parts = *self._last_state, *last_outcomes(replay_buffer), np.asarray(self._last_episode_starts, dtype=bool)
-        *state, outcomes, next_outcomes, starts = (th.as_tensor(part, device=policy.device) for part in parts)
-        policy.count(tuple(state), outcomes, next_outcomes, starts)
+        last = last_step(replay_buffer)
+        log_preference = replay_buffer.rewards[replay_buffer.pos - 1]
+        seen = last.outcomes, last.next_outcomes, np.asarray(self._last_episode_starts, dtype=bool)
+        targets = np.stack([log_preference, last.ended], axis=1).astype(np.float32)
+        *state, before, after, starts, paid = (
+            th.as_tensor(part, device=policy.device) for part in (*self._last_state, *seen, targets)
+        )
+        with one_thread():
+            policy.count(tuple(state), before, after, starts, paid)
         self._n_episodes += int(dones.sum())
         # A buffer that has been overwritten does not know all that was counted
         if self._n_episodes >= self._smooths_at and not replay_buffer.full:

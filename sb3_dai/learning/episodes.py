@@ -1,6 +1,6 @@
 """Whole episodes out of a replay buffer: what a model of hidden states learns from by smoothing."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -9,12 +9,25 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_dai.world_model.hidden_states import Episodes
 
 
-def last_outcomes(buffer: ReplayBuffer) -> tuple[np.ndarray, np.ndarray]:
+class LastStep(NamedTuple):
+    """The step that a replay buffer was given last, of each environment."""
+
+    outcomes: np.ndarray
+    """Number of each modality's outcome before it, shape (n_envs, n_modalities)."""
+    next_outcomes: np.ndarray
+    """After it, same shape."""
+    ended: np.ndarray
+    """1 where it truly ended the episode, shape (n_envs,)."""
+
+
+def last_step(buffer: ReplayBuffer) -> LastStep:
     """
     :param buffer: a replay buffer of numbered observations
-    :return: number of each modality's outcome before and after the last step, shapes (n_envs, n_modalities)
+    :return: its last step
     """
-    return _outcomes(buffer, buffer.pos - 1, buffer.observations), _outcomes(buffer, buffer.pos - 1, buffer.next_observations)
+    row = buffer.pos - 1
+    ended = buffer.dones[row] * (1.0 - buffer.timeouts[row])
+    return LastStep(_outcomes(buffer, row, buffer.observations), _outcomes(buffer, row, buffer.next_observations), ended)
 
 
 def _outcomes(buffer: ReplayBuffer, rows: Any, observations: Any) -> np.ndarray:

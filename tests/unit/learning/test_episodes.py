@@ -6,7 +6,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
-from sb3_dai.learning.episodes import last_outcomes, read_episodes
+from sb3_dai.learning.episodes import last_step, read_episodes
 
 ENDS = [[0, 1], [1, 0], [0, 0], [0, 1]]
 """Of two environments. The second one of the first environment is cut off by a time limit."""
@@ -56,7 +56,8 @@ def test_episodes_are_cut_where_they_end(kind):
 
 @pytest.mark.parametrize("kind", ["discrete", "multi-discrete", "dict"])
 def test_the_last_step(kind):
-    before, after = last_outcomes(filled(kind))
+    before, after, ended = last_step(filled(kind))
     place = -1 if kind == "dict" else 0
     assert before[:, place].tolist() == [3, 53]
     assert after[:, place].tolist() == [4, 54]
+    assert ended.tolist() == [0.0, 1.0]

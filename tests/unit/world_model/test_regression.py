@@ -1,5 +1,7 @@
 """What is paid, as a linear function of the belief."""
 
+import math
+
 import pytest
 import torch as th
 
@@ -26,4 +28,16 @@ def test_states_that_were_never_believed_in_pay_nothing():
     assert paid.coefficients[0, 0].tolist() == pytest.approx([5.0, 1.0], rel=1e-3)
     assert (paid.coefficients[0, 1:] == 0.0).all()
     paid.forget()
-    assert not any(sums.any() for sums in paid.buffers())
+    assert not paid.coefficients.any()
+
+
+def test_what_is_still_to_be_learned():
+    # Before anything was seen the variance is 1 / RIDGE = 100 in each state: 0.5 log(1 + 100) if it is sure, half the variance
+    # if it is one of two. After 4 visits of the first one it is 1 / 4.01
+    paid, sure, unsure = BeliefRegression(2, 1, 1), th.tensor([[1.0, 0.0]]), th.tensor([[0.5, 0.5]])
+    assert paid.information_gain(sure).item() == pytest.approx(0.5 * math.log(101.0), rel=1e-5)
+    assert paid.information_gain(unsure).item() == pytest.approx(0.5 * math.log(51.0), rel=1e-5)
+    paid.learn(sure.expand(4, -1), th.zeros(4, dtype=th.long), th.ones(4, 1))
+    assert paid.information_gain(sure).item() == pytest.approx(0.5 * math.log(1 + 1 / 4.01), rel=1e-5)
+    gains = paid.gains_of_seen_states().squeeze(1).tolist()
+    assert gains == pytest.approx([0.5 * math.log(1 + 1 / 4.01), 0.5 * math.log(101.0)], rel=1e-5)
