@@ -75,16 +75,17 @@ def truth(env: Any, given: str) -> dict[str, Any]:
     return {name: tables[name] for name in given}
 
 
-def evaluate(model: DAI, env: gym.Env, n_episodes: int) -> dict[str, list[Any]]:
+def evaluate(model: DAI, env: gym.Env, n_episodes: int, first_seed: int) -> dict[str, list[Any]]:
     """
     :param model: trained
     :param env: the world
     :param n_episodes: number of deterministic episodes
+    :param first_seed: of them
     :return: return, length and success of each
     """
     found: dict[str, list[Any]] = {"returns": [], "lengths": [], "successes": []}
     for episode in range(n_episodes):
-        obs, _ = env.reset(seed=100_000 + episode)
+        obs, _ = env.reset(seed=first_seed + episode)
         state, first, total, length, done = None, -1, 0.0, 0, False
         while not done:
             action, state = model.predict(obs, state, deterministic=True)
@@ -97,10 +98,12 @@ def evaluate(model: DAI, env: gym.Env, n_episodes: int) -> dict[str, list[Any]]:
     return found
 
 
-def optimum(env: gym.Env) -> float:
+def optimum(env: gym.Env, n_episodes: int, first_seed: int) -> dict[str, Any]:
     """
     :param env: the world, with its time limit
-    :return: the highest expected return of an episode
+    :param n_episodes: number of episodes
+    :param first_seed: of them
+    :return: the highest expected return of an episode, and the returns of the best policy in the same episodes
     """
     world: Any = env.unwrapped
     assert env.spec is not None and env.spec.max_episode_steps is not None
@@ -108,7 +111,17 @@ def optimum(env: gym.Env) -> float:
         world.transition_matrix, world.observation_matrix, world.initial_distribution, world.reward_matrix,
         env.spec.max_episode_steps, world.termination_matrix,
     )  # fmt: skip
-    return plan.optimal_return
+    returns = []
+    for episode in range(n_episodes):
+        obs, _ = env.reset(seed=first_seed + episode)
+        belief, t, total, done = plan.first_belief(obs), 0, 0.0, False
+        while not done:
+            action = plan.action(belief, t)
+            obs, reward, terminated, truncated, _ = env.step(action)
+            total, t, done = total + float(reward), t + 1, terminated or truncated
+            belief = belief if done else plan.next_belief(belief, action, obs)
+        returns.append(round(total, 4))
+    return {"expected": round(plan.optimal_return, 4), "returns": returns}
 
 
 def run(agent: str, entry: dict[str, Any], seed: int, n_episodes: int) -> dict[str, Any]:
@@ -130,8 +143,9 @@ def run(agent: str, entry: dict[str, Any], seed: int, n_episodes: int) -> dict[s
     seconds = time.perf_counter() - start
     return {
         "agent": agent, "env": env_id, "steps": steps, "seed": seed, "seconds": round(seconds, 1), "params": entry,
-        "optimum": round(optimum(gym.make(env_id)), 4), "returns": episodes.returns, "lengths": episodes.lengths,
-        "successes": episodes.successes, "final": evaluate(model, gym.make(env_id), n_episodes),
+        "returns": episodes.returns, "lengths": episodes.lengths, "successes": episodes.successes,
+        "final": evaluate(model, gym.make(env_id), n_episodes, 1_000_000 * (seed + 1)),
+        "optimum": optimum(gym.make(env_id), n_episodes, 1_000_000 * (seed + 1)),
     }  # fmt: skip
 
 
@@ -179,12 +193,13 @@ def main() -> None:
         share = [np.mean(result["final"]["successes"]) for result in chosen]
         last_100 = [np.mean(result["successes"][-100:]) for result in chosen]
         at = [solved_at(result["successes"]) for result in chosen]
+        best = [np.mean(result["optimum"]["returns"]) for result in chosen]
         lengths = np.mean([np.mean(result["final"]["lengths"]) for result in chosen])
         print(
-            f"{agent:16s} {len(chosen)} seeds: return {np.mean(returns):.3f} (worst {min(returns):.3f}, optimum "
-            f"{chosen[0]['optimum']:.3f}), success {np.mean(share):.3f} (worst {min(share):.2f}), {lengths:.2f} steps; in "
-            f"training: last 100 {np.mean(last_100):.3f} (worst {min(last_100):.2f}), 95 of 100 after {np.median(at):.0f} "
-            f"episodes (worst {max(at):.0f})"
+            f"{agent:16s} {len(chosen)} seeds: return {np.mean(returns):.3f} (worst {min(returns):.3f}), optimum "
+            f"{chosen[0]['optimum']['expected']:.3f}, in the same episodes {np.mean(best):.3f}; success {np.mean(share):.3f} "
+            f"(worst {min(share):.2f}), {lengths:.2f} steps; in training: last 100 {np.mean(last_100):.3f} (worst "
+            f"{min(last_100):.2f}), 95 of 100 after {np.median(at):.0f} episodes (worst {max(at):.0f})"
         )
 
 
