@@ -164,16 +164,16 @@ class HiddenStatesPolicy(RecurrentPolicy):
         :return: G(s,.), shape (batch, n_actions)
         """
         weights = dict(zip(self.term_names, self.head_weights.tolist(), strict=True))
-        extrinsic, epistemic = weights.get("extrinsic", 0.0), weights.get("epistemic", 0.0)
+        epistemic = weights.get("epistemic", 0.0)
         transition, gamma = self.states.transition(), float(self.gamma)
         paid, ends = self.paid.coefficients.permute(2, 1, 0)  # Of each state and action
         ends = ends.clamp(0.0, 1.0)
         gains = self.states.gains_of_seen_states() + self.paid.gains_of_seen_states()
-        rewards = extrinsic * paid + epistemic * gains
+        rewards = paid + epistemic * gains
         self.values_of_states = state_values(rewards, transition * (1.0 - ends), gamma, N_SWEEPS, self.values_of_states)
 
         def cost(states: th.Tensor) -> th.Tensor:
-            efe = -extrinsic * (states @ paid)
+            efe = -states @ paid
             if epistemic == 0.0:
                 return efe
             gains = self.states.information_gains(states).total() + self.paid.information_gain(states)
@@ -202,7 +202,7 @@ class HiddenStatesPolicy(RecurrentPolicy):
         Learn A, B, D anew, and what is paid and what ends episodes.
 
         :param episodes: all that is to be remembered
-        :param targets: log-preference of each step's outcome, and 1 where it ended the episode, shape
+        :param targets: weighted log-preference of each step's outcome, and 1 where it ended the episode, shape
             (n_episodes, time - 1, 2)
         """
         self.states.learn_from_many_starts(episodes, self.n_starts)
@@ -226,7 +226,8 @@ class HiddenStatesPolicy(RecurrentPolicy):
         :param outcomes: number of each modality's outcome at s, shape (n_envs, n_modalities)
         :param next_outcomes: at s', same shape
         :param episode_starts: whether an episode starts with s, shape (n_envs,)
-        :param targets: log-preference of the step's outcome, and 1 where it truly ended the episode, shape (n_envs, 2)
+        :param targets: weighted log-preference of the step's outcome, and 1 where it truly ended the episode, shape
+            (n_envs, 2)
         """
         belief, actions = state[0], state[1].argmax(dim=1)
         self.paid.learn(belief, actions, targets)

@@ -30,6 +30,7 @@ class Rollouts(CrashSafeSaving):
 
     policy: DAIPolicy
     preference: Preference
+    preference_weight: float
     _step: ChosenStep
     _last_state: tuple[np.ndarray, ...] | None = None
     """What a recurrent policy carries from step to step of the training environments, each part of shape (n_envs, ...)."""
@@ -127,7 +128,7 @@ class Rollouts(CrashSafeSaving):
         """
         assert self._last_state is not None
         last = last_step(replay_buffer)
-        log_preference = replay_buffer.rewards[replay_buffer.pos - 1]
+        log_preference = self.preference_weight * replay_buffer.rewards[replay_buffer.pos - 1]
         seen = last.outcomes, last.next_outcomes, np.asarray(self._last_episode_starts, dtype=bool)
         targets = np.stack([log_preference, last.ended], axis=1).astype(np.float32)
         *state, before, after, starts, paid = (
@@ -139,7 +140,8 @@ class Rollouts(CrashSafeSaving):
         # A buffer that has been overwritten does not know all that was counted
         if self._n_episodes >= self._smooths_at and not replay_buffer.full:
             with one_thread():
-                episodes, paid = read_episodes(replay_buffer, replay_buffer.rewards[: replay_buffer.size()])
+                log_preferences = self.preference_weight * replay_buffer.rewards[: replay_buffer.size()]
+                episodes, paid = read_episodes(replay_buffer, log_preferences)
                 episodes = Episodes(*(part.to(policy.device) for part in episodes))
                 policy.learn_episodes(episodes, paid.to(policy.device))
             self._smooths_at = self._n_episodes + max(1, self._n_episodes // 10)

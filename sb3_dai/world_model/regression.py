@@ -3,7 +3,7 @@
 import torch as th
 from torch import nn
 
-RIDGE = 1e-2
+RIDGE = 1e-4
 """Precision of the prior of each coefficient, in units of the noise's. States that were never believed in pay nothing."""
 
 
