@@ -19,6 +19,10 @@ from sb3_dai.world_model.hidden_filter import ExactFilter, HiddenStatesWorldMode
 from sb3_dai.world_model.hidden_states import Episodes, HiddenStateModel
 from sb3_dai.world_model.regression import BeliefRegression
 
+N_REFINEMENTS = 3
+"""Of what is paid in each state by what is known afterwards of the states."""
+MIN_VARIANCE = 1e-4
+"""Smallest variance of what is paid in a state, in squared nats."""
 N_SWEEPS = 12
 """Of value iteration for each action, beginning with the values of the one before."""
 NOISE = 0.1
@@ -206,10 +210,21 @@ class HiddenStatesPolicy(RecurrentPolicy):
             (n_episodes, time - 1, 2)
         """
         self.states.learn_from_many_starts(episodes, self.n_starts)
-        self.paid.forget()
-        seen = self.states.filtered(episodes)
         valid = episodes.mask[:, 1:]
-        self.paid.learn(seen[:, :-1][valid], episodes.actions[valid], targets[valid])
+        actions, paid = episodes.actions[valid], targets[valid]
+
+        def regress(states: th.Tensor) -> None:
+            self.paid.forget()
+            self.paid.learn(states[:, :-1][valid], actions, paid)
+
+        regress(self.states.filtered(episodes))
+        for _ in range(N_REFINEMENTS):
+            # What was paid tells afterwards which state it was
+            errors = targets[:, :, :1] - self.paid.coefficients[episodes.actions][:, :, :, 0]
+            weights = self.states.smoothed(episodes, th.zeros_like(errors[:, :1]))[:, :-1]
+            variance = ((weights * errors.square()).sum(dim=2)[valid].mean()).clamp(min=MIN_VARIANCE)
+            told = -0.5 * errors.square() / variance * valid.unsqueeze(2)
+            regress(self.states.smoothed(episodes, th.cat([told, th.zeros_like(told[:, :1])], dim=1)))
 
     def count(
         self,

@@ -162,6 +162,17 @@ class HiddenStateModel(nn.Module):
         return th.stack(beliefs, dim=1)
 
     @th.no_grad()
+    def smoothed(self, episodes: Episodes, log_evidence: th.Tensor) -> th.Tensor:
+        """
+        :param episodes: what was seen and done
+        :param log_evidence: what else is known of the states, log-likelihoods of shape (n_episodes, time, n_states)
+        :return: p(s_t | the whole episode), shape (n_episodes, time, n_states)
+        """
+        log_likelihood = inference.log_likelihood(self.likelihoods(), episodes.outcomes) + log_evidence
+        tables = self.transition(), self.initial_states()
+        return inference.smoothed_states(log_likelihood, *tables, episodes.actions, episodes.mask, False).states
+
+    @th.no_grad()
     def scatter(self, noise: float) -> None:
         """
         Multiply what is learned by random numbers of mean 1, so that smoothing can tell states apart of which the prior says
