@@ -140,8 +140,6 @@ def test_what_cannot_be_used_is_refused(env, kwargs, message):
         make(env, "HiddenStatesPolicy", policy_kwargs={"n_hidden_states": 8, **kwargs})
 
 
-
-
 def test_only_rewards_are_looked_ahead_to():
     with pytest.raises(ValueError, match="horizon=2"):
         maze_model(preference=GaussianPreference(goal=1.0, std=1.0))
