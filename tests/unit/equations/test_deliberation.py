@@ -52,6 +52,14 @@ def test_discount_leaf_and_precision():
     close(efe[:, 0], [1.0 + (1.0 + 45.0 + 45.0) / 3])
 
 
+def test_what_ends_an_episode_has_nothing_after_it():
+    """Listening ends it in one of four cases, a door always: what follows, which is to listen again, costs 1."""
+    efe = sophisticated_efe(
+        *(th.tensor([[0.5, 0.5]]), STAYS, LISTENED, tiger_cost, 2), continues=lambda b: th.tensor([[0.75, 0.0, 0.0]])
+    )
+    close(efe, [[1.0 + 0.75 * 1.0, 45.0, 45.0]])
+
+
 def test_improbable_outcomes_are_left_out():
     rare = th.tensor([[0.99, 0.99], [0.01, 0.0], [0.0, 0.01]])
     seen = []
