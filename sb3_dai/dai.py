@@ -23,6 +23,7 @@ from sb3_dai.learning.schedules import EPISTEMIC_WEIGHT, LEARNING_RATE
 from sb3_dai.learning.sequences import check_sequences, sampled
 from sb3_dai.learning.step import EagerStep, UpdateStep, means, polyak
 from sb3_dai.policy import CnnPolicy, DAIPolicy, MlpPolicy, MultiInputPolicy
+from sb3_dai.policy_hidden_states import HiddenStatesPolicy
 from sb3_dai.policy_recurrent import CnnLstmPolicy, MlpLstmPolicy, MultiInputLstmPolicy, RecurrentPolicy
 from sb3_dai.preferences.base import Preference, PreferenceContext, RewardPreference, check_preference
 from sb3_dai.preferences.habit import HabitPrior, check_habit_prior, log_habit_prior
@@ -128,6 +129,7 @@ class DAI(Rollouts):
         "MlpLstmPolicy": MlpLstmPolicy,
         "CnnLstmPolicy": CnnLstmPolicy,
         "MultiInputLstmPolicy": MultiInputLstmPolicy,
+        "HiddenStatesPolicy": HiddenStatesPolicy,
     }
     update_step_class: ClassVar[type[EagerStep]] = EagerStep
     """The definition of a gradient step, which a subclass may exchange."""
@@ -238,6 +240,13 @@ class DAI(Rollouts):
         super()._setup_model()
         self.replay_buffer_class, self.replay_buffer_kwargs, self.policy_kwargs = asked
         self.term_names = [*self.policy.term_names]
+        if isinstance(self.policy, HiddenStatesPolicy):
+            self.policy.gamma.fill_(self.gamma)
+            if self.policy.horizon > 0 and not isinstance(self.preference, RewardPreference):
+                raise ValueError(
+                    f"preference={self.preference!r} with horizon={self.policy.horizon} in policy_kwargs: only rewards are "
+                    "looked ahead to. Leave one of them out"
+                )
         self._check_buffer()
         if callable(self.habit_prior):  # May it fail here instead of in the midst of training
             self._log_habit_prior(self.policy.obs_to_tensor(copy.deepcopy(self.observation_space).sample())[0])

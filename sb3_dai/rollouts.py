@@ -4,19 +4,23 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from sb3_dai.acceleration import ChosenStep, one_thread
 from sb3_dai.learning.batch import end_returns
+from sb3_dai.learning.episodes import last_step, read_episodes
 from sb3_dai.learning.observations import check_step, last_observations
 from sb3_dai.learning.sequences import end_sequences, keep_memory
 from sb3_dai.policy import DAIPolicy
+from sb3_dai.policy_hidden_states import HiddenStatesPolicy
 from sb3_dai.policy_recurrent import RecurrentPolicy
 from sb3_dai.preferences.base import Preference
 from sb3_dai.saving import CrashSafeSaving
 from sb3_dai.world_model import DirichletWorldModel
+from sb3_dai.world_model.hidden_states import Episodes
 
 
 class Rollouts(CrashSafeSaving):
@@ -26,9 +30,14 @@ class Rollouts(CrashSafeSaving):
 
     policy: DAIPolicy
     preference: Preference
+    preference_weight: float
     _step: ChosenStep
     _last_state: tuple[np.ndarray, ...] | None = None
     """What a recurrent policy carries from step to step of the training environments, each part of shape (n_envs, ...)."""
+    _n_episodes = 0
+    """Number of episodes that a model of hidden states has seen the end of."""
+    _smooths_at = 1
+    """The number at which it learns from all of them again."""
 
     _last_memory: np.ndarray | None = None
     """What its filter carried to the last observations, shape (n_envs, size)."""
@@ -57,6 +66,8 @@ class Rollouts(CrashSafeSaving):
             if isinstance(self.policy, RecurrentPolicy):
                 end_sequences(self.replay_buffer)
             self.preference.reset()
+        if isinstance(self.policy, HiddenStatesPolicy) and self.replay_buffer is not None and self.replay_buffer.size() == 0:
+            self.policy.states.keep()
         self._step.reset()
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         check_step(self.observation_space, self._last_obs)
@@ -103,4 +114,34 @@ class Rollouts(CrashSafeSaving):
             assert self._last_memory is not None
             keep_memory(replay_buffer, self._last_memory)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        if isinstance(self.policy, HiddenStatesPolicy):
+            self._count_states(self.policy, replay_buffer, dones)
         self._last_episode_starts = dones
+
+    def _count_states(self, policy: HiddenStatesPolicy, replay_buffer: ReplayBuffer, dones: np.ndarray) -> None:
+        """
+        Learn from the last step, and from all episodes when their number has grown by a tenth.
+
+        :param policy: with a model of hidden states
+        :param replay_buffer: that has the step
+        :param dones: whether an episode ended with it, shape (n_envs,)
+        """
+        assert self._last_state is not None
+        last = last_step(replay_buffer)
+        log_preference = self.preference_weight * replay_buffer.rewards[replay_buffer.pos - 1]
+        seen = last.outcomes, last.next_outcomes, np.asarray(self._last_episode_starts, dtype=bool)
+        targets = np.stack([log_preference, last.ended], axis=1).astype(np.float32)
+        *state, before, after, starts, paid = (
+            th.as_tensor(part, device=policy.device) for part in (*self._last_state, *seen, targets)
+        )
+        with one_thread():
+            policy.count(tuple(state), before, after, starts, paid)
+        self._n_episodes += int(dones.sum())
+        # A buffer that has been overwritten does not know all that was counted
+        if self._n_episodes >= self._smooths_at and not replay_buffer.full:
+            with one_thread():
+                log_preferences = self.preference_weight * replay_buffer.rewards[: replay_buffer.size()]
+                episodes, paid = read_episodes(replay_buffer, log_preferences)
+                episodes = Episodes(*(part.to(policy.device) for part in episodes))
+                policy.learn_episodes(episodes, paid.to(policy.device))
+            self._smooths_at = self._n_episodes + max(1, self._n_episodes // 10)

@@ -14,7 +14,7 @@ from sb3_dai.preferences import GaussianPreference, LearnedPreference, RewardPre
 
 HYPERPARAMS_MODULE = "sb3_dai.hyperparams."
 
-EXPRESSIONS = ("preference", "target_entropy", "pessimism")
+EXPRESSIONS = ("preference", "target_entropy", "pessimism", "epistemic_weight")
 """Hyperparameters that are expressions in files of DAI's, as ``policy_kwargs`` are in the Zoo's."""
 
 NAMES = {

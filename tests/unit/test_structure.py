@@ -19,6 +19,7 @@ LAYERS = (
     ("policy_base",),
     ("policy",),
     ("policy_recurrent",),
+    ("policy_hidden_states",),
     ("learning",),
     ("acceleration",),
     ("rollouts",),

@@ -1,0 +1,257 @@
+"""A policy with exact beliefs about numbered hidden states."""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import CombinedExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from sb3_dai.checks import check_number
+from sb3_dai.equations.deliberation import sophisticated_efe, state_values
+from sb3_dai.equations.salience import joint_likelihood
+from sb3_dai.policy import DAIPolicy
+from sb3_dai.policy_recurrent import RecurrentPolicy
+from sb3_dai.world_model.base import Belief
+from sb3_dai.world_model.filters import BeliefFilter, Memory
+from sb3_dai.world_model.hidden_filter import ExactFilter, HiddenStatesWorldModel
+from sb3_dai.world_model.hidden_states import Episodes, HiddenStateModel
+from sb3_dai.world_model.regression import BeliefRegression
+
+N_REFINEMENTS = 3
+"""Of what is paid in each state by what is known afterwards of the states."""
+MIN_VARIANCE = 1e-4
+"""Smallest variance of what is paid in a state, in squared nats."""
+N_SWEEPS = 12
+"""Of value iteration for each action, beginning with the values of the one before."""
+NOISE = 0.1
+"""Standard deviation of the random factors of the first counts: states of which nothing is known would stay the same."""
+
+
+def modalities(observation_space: spaces.Space) -> tuple[int, ...]:
+    """
+    :param observation_space: of the environment
+    :return: number of outcomes of each modality
+    :raises ValueError: if observations are not numbered
+    """
+    parts = list(observation_space.spaces.values()) if isinstance(observation_space, spaces.Dict) else [observation_space]
+    sizes: list[int] = []
+    for part in parts:
+        if isinstance(part, spaces.Discrete):
+            sizes.append(int(part.n))
+        elif isinstance(part, spaces.MultiDiscrete):
+            sizes += [int(n) for n in part.nvec.ravel()]
+        else:
+            raise ValueError(
+                f"observation_space={observation_space}: exact beliefs need numbered observations (Discrete, MultiDiscrete, "
+                'or a Dict of them). Use "MlpLstmPolicy" for others'
+            )
+    return tuple(sizes)
+
+
+class HiddenStatesPolicy(RecurrentPolicy):
+    """
+    As :class:`sb3_dai.policy.DAIPolicy`, for worlds of numbered states that are hidden. All nets read the exact belief
+    p(s_t | o_1..t, a_1..t-1) beside the observation. A, B and D are those of pymdp: each is given and held, or learned from
+    counts, while acting and by smoothing of all episodes, whenever their number has grown by a tenth. What is to be learned of
+    an action is its salience and the novelty of A and B.
+
+    :param observation_space: Observation space: ``Discrete``, or several modalities as ``MultiDiscrete`` or a ``Dict`` of them
+    :param action_space: Action space: ``Discrete``
+    :param lr_schedule: Learning rate schedule (could be constant)
+    :param n_hidden_states: Number of hidden states
+    :param A: Probability of each outcome, shape (n_outcomes, n_hidden_states), or a list of these, one a modality; held
+    :param B: Probability of the next state, shape (n_hidden_states, n_hidden_states, n_actions) as B[s', s, a]; held
+    :param D: Probability of the first state, shape (n_hidden_states,); held
+    :param pA: Prior counts of A, shape of A; by default they sum to one for each state
+    :param pB: Prior counts of B, shape of B; by default they sum to one for each state and action
+    :param pD: Prior counts of D, shape of D; by default they sum to one
+    :param assignment: "soft", or "hard" where neither A nor B is known, see
+        :class:`sb3_dai.world_model.hidden_states.HiddenStateModel`
+    :param n_starts: Number of random starts from which smoothing tries to learn A and B better, each time. Where neither is
+        known, or states look the same, it finds a poor optimum from one alone.
+    :param horizon: Number of actions to look ahead through the model. They are then taken by softmax(-precision G), or the
+        best by G, instead of by the policy net; information is in nats. 0 for none
+    :param kwargs: the other arguments of :class:`sb3_dai.policy_recurrent.RecurrentPolicy`
+    :raises ValueError: if a space or an argument does not fit
+    """
+
+    belief_filter: ExactFilter
+    values_of_states: th.Tensor
+    gamma: th.Tensor
+    # No nets that could lag behind: targets and averages read the same belief
+    followed_by_targets = DAIPolicy.followed_by_targets
+    followed_by_averages = DAIPolicy.followed_by_averages
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        n_hidden_states: int = 2,
+        A: Any = None,
+        B: Any = None,
+        D: Any = None,
+        pA: Any = None,
+        pB: Any = None,
+        pD: Any = None,
+        assignment: str = "soft",
+        n_starts: int = 0,
+        horizon: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        check_number("horizon", horizon, 0, whole=True)
+        check_number("n_starts", n_starts, 0, whole=True)
+        if not isinstance(action_space, spaces.Discrete):
+            raise ValueError(f"action_space={action_space}: exact beliefs need Discrete actions")
+        if kwargs.setdefault("normalize_features", False):
+            raise ValueError("normalize_features=True: exact beliefs read the numbers of outcomes. Leave it out")
+        if kwargs.get("novelty", "information_gain") != "information_gain":
+            raise ValueError(f'novelty={kwargs["novelty"]!r}: exact beliefs know their "information_gain". Leave it out')
+        if isinstance(observation_space, spaces.Dict):
+            kwargs.setdefault("features_extractor_class", CombinedExtractor)
+        self.n_hidden_states = n_hidden_states
+        self.horizon, self.n_starts = horizon, n_starts
+        self.given = dict(A=A, B=B, D=D, pA=pA, pB=pB, pD=pD, assignment=assignment)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    @property
+    def can_gain_information(self) -> bool:
+        """Whether the world model says what it does not know: counts always do."""
+        return True
+
+    def _make_nets(self, features_dim: int, n_terms: int) -> None:
+        n_outcomes, n_actions = modalities(self.observation_space), int(self.action_space.n)  # type: ignore[attr-defined]
+        self.states = HiddenStateModel(self.n_hidden_states, n_outcomes, n_actions, **self.given)
+        self.states.scatter(NOISE)
+        self.belief_filter, self.memory_dim = ExactFilter(self.states), self.n_hidden_states
+        DAIPolicy._make_nets(self, features_dim, n_terms)
+        self.world_model = HiddenStatesWorldModel(self.states)
+        self.paid = BeliefRegression(self.n_hidden_states, n_actions, n_targets=2)
+        self.register_buffer("values_of_states", th.zeros(self.n_hidden_states))
+        self.register_buffer("gamma", th.tensor(0.99))  # The algorithm's
+
+    @property
+    def belief_filter_target(self) -> BeliefFilter:  # type: ignore[override]
+        """The filter itself, which has no weights that could lag behind."""
+        return self.belief_filter
+
+    @property
+    def belief_filter_average(self) -> BeliefFilter:  # type: ignore[override]
+        """The filter itself, likewise."""
+        return self.belief_filter
+
+    def filter_parameters(self) -> list[nn.Parameter]:
+        """None: the filter learns by counting."""
+        return []
+
+    def filter_losses(
+        self, batch: Any, belief: Belief, next_belief: Belief, actions: th.Tensor
+    ) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
+        """
+        :param batch: transitions
+        :param belief: about s
+        :param next_belief: about s'
+        :param actions: coded actions
+        :return: nothing: the filter learns by counting
+        """
+        return {}, {}
+
+    @th.no_grad()
+    def tree_efe(self, belief: Belief) -> th.Tensor:
+        """
+        Look ahead through the exact model: a tree of actions and outcomes, and after its last action what would follow if the
+        state were seen from then on. Information is in nats.
+
+        :param belief: about s
+        :return: G(s,.), shape (batch, n_actions)
+        """
+        weights = dict(zip(self.term_names, self.head_weights.tolist(), strict=True))
+        epistemic = weights.get("epistemic", 0.0)
+        transition, gamma = self.states.transition(), float(self.gamma)
+        paid, ends = self.paid.coefficients.permute(2, 1, 0)  # Of each state and action
+        ends = ends.clamp(0.0, 1.0)
+        gains = self.states.gains_of_seen_states() + self.paid.gains_of_seen_states()
+        rewards = paid + epistemic * gains
+        self.values_of_states = state_values(rewards, transition * (1.0 - ends), gamma, N_SWEEPS, self.values_of_states)
+
+        def cost(states: th.Tensor) -> th.Tensor:
+            efe = -states @ paid
+            if epistemic == 0.0:
+                return efe
+            gains = self.states.information_gains(states).total() + self.paid.information_gain(states)
+            return efe - epistemic * gains
+
+        return sophisticated_efe(
+            belief.features[:, -self.n_hidden_states :],
+            transition,
+            joint_likelihood(self.states.likelihoods()),
+            cost,
+            self.horizon,
+            gamma,
+            leaf=lambda states: -states @ self.values_of_states,
+            continues=lambda states: 1.0 - states @ ends,
+        )
+
+    def choose(self, belief: Belief, deterministic: bool) -> th.Tensor:
+        if self.horizon == 0:
+            return super().choose(belief, deterministic)
+        logits = -self.precision * self.tree_efe(belief)
+        actions = self.action_model.act(logits, deterministic, self.action_precision)
+        return actions.to(self.action_dtype).squeeze(1)
+
+    def learn_episodes(self, episodes: Episodes, targets: th.Tensor) -> None:
+        """
+        Learn A, B, D anew, and what is paid and what ends episodes.
+
+        :param episodes: all that is to be remembered
+        :param targets: weighted log-preference of each step's outcome, and 1 where it ended the episode, shape
+            (n_episodes, time - 1, 2)
+        """
+        self.states.learn_from_many_starts(episodes, self.n_starts)
+        valid = episodes.mask[:, 1:]
+        actions, paid = episodes.actions[valid], targets[valid]
+
+        def regress(states: th.Tensor) -> None:
+            self.paid.forget()
+            self.paid.learn(states[:, :-1][valid], actions, paid)
+
+        regress(self.states.filtered(episodes))
+        for _ in range(N_REFINEMENTS):
+            # What was paid tells afterwards which state it was
+            errors = targets[:, :, :1] - self.paid.coefficients[episodes.actions][:, :, :, 0]
+            weights = self.states.smoothed(episodes, th.zeros_like(errors[:, :1]))[:, :-1]
+            variance = ((weights * errors.square()).sum(dim=2)[valid].mean()).clamp(min=MIN_VARIANCE)
+            told = -0.5 * errors.square() / variance * valid.unsqueeze(2)
+            regress(self.states.smoothed(episodes, th.cat([told, th.zeros_like(told[:, :1])], dim=1)))
+
+    def count(
+        self,
+        state: Memory,
+        outcomes: th.Tensor,
+        next_outcomes: th.Tensor,
+        episode_starts: th.Tensor,
+        targets: th.Tensor,
+    ) -> None:
+        """
+        Learn from a step as it happens.
+
+        :param state: what is carried: the belief about s and the action taken, coded
+        :param outcomes: number of each modality's outcome at s, shape (n_envs, n_modalities)
+        :param next_outcomes: at s', same shape
+        :param episode_starts: whether an episode starts with s, shape (n_envs,)
+        :param targets: weighted log-preference of the step's outcome, and 1 where it truly ended the episode, shape
+            (n_envs, 2)
+        """
+        belief, actions = state[0], state[1].argmax(dim=1)
+        self.paid.learn(belief, actions, targets)
+        if episode_starts.any():
+            self.states.count_first(belief[episode_starts], outcomes[episode_starts])
+        predicted = self.states.predict_states(belief)[th.arange(len(actions), device=actions.device), actions]
+        self.states.count(belief, actions, self.states.infer(predicted, next_outcomes)[0], next_outcomes)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(n_hidden_states=self.n_hidden_states, horizon=self.horizon, n_starts=self.n_starts, **self.given)
+        return data

@@ -1,0 +1,375 @@
+"""A model of numbered hidden states: Dirichlet counts of A, B and D, exact beliefs, and what both still have to learn."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from torch import nn
+
+from sb3_dai.checks import check_choice, check_number
+from sb3_dai.equations import hidden_states as inference
+from sb3_dai.equations.salience import joint_likelihood, likelihood_information_gain, state_gains, state_information_gain
+
+MAX_PAIRS = 4_000_000
+"""Pairs of states that are smoothed at once, of all episodes together."""
+MIN_COUNT = 1e-6
+"""Smallest count after random factors."""
+MIN_IMPROVEMENT = 1e-3
+"""Log-evidence in nats a step that new numbers of the states have to be worth."""
+MAX_JOINT_OUTCOMES = 4096
+"""With more of them the salience of several modalities is the sum of that of each."""
+
+
+class Episodes(NamedTuple):
+    """What was seen and done, padded at the end to the same length."""
+
+    outcomes: th.Tensor
+    """Number of the outcome of each modality, shape (n_episodes, time, n_modalities)."""
+    actions: th.Tensor
+    """Number of the action between each step and the next, shape (n_episodes, time - 1)."""
+    mask: th.Tensor
+    """Whether a step belongs to its episode, shape (n_episodes, time)."""
+
+
+class InformationGains(NamedTuple):
+    """What is expected to be learned by each action, in nats, shapes (batch, n_actions)."""
+
+    salience: th.Tensor
+    """About the next state."""
+    novelty_A: th.Tensor
+    """About the likelihood of outcomes."""
+    novelty_B: th.Tensor
+    """About transitions."""
+
+    def total(self) -> th.Tensor:
+        """
+        :return: the sum, shape (batch, n_actions)
+        """
+        return self.salience + self.novelty_A + self.novelty_B
+
+
+class HiddenStateModel(nn.Module):
+    """
+    A, B and D of a world whose numbered states are hidden, as in pymdp: each is given and held (``A``), or learned from prior
+    counts (``pA``). Without either it is learned from a flat prior, whose counts sum to one for each distribution.
+
+    :param n_states: number of hidden states
+    :param n_outcomes: number of outcomes of each modality
+    :param n_actions: number of actions
+    :param A: probability of each outcome, shape (n_outcomes, n_states), or a list of these, one a modality
+    :param B: probability of the next state, shape (n_states, n_states, n_actions) as B[s', s, a]
+    :param D: probability of the first state, shape (n_states,)
+    :param pA: prior counts of A, positive, shape of A
+    :param pB: prior counts of B, positive, shape of B
+    :param pD: prior counts of D, positive, shape of D
+    :param assignment: "soft" counts each state by its probability. "hard" takes the most probable one for the state, one of
+        them at random if there are several: a world of which neither A nor B is known looks the same however its states are
+        numbered, and soft counts cannot choose
+    :raises ValueError: if a table or a count does not fit
+    """
+
+    B: th.Tensor
+    D: th.Tensor
+
+    def __init__(
+        self,
+        n_states: int,
+        n_outcomes: Sequence[int],
+        n_actions: int,
+        A: Any = None,
+        B: Any = None,
+        D: Any = None,
+        pA: Any = None,
+        pB: Any = None,
+        pD: Any = None,
+        assignment: str = "soft",
+    ) -> None:
+        super().__init__()
+        check_number("n_hidden_states", n_states, 1, whole=True)
+        check_choice("assignment", assignment, "soft", "hard")
+        self.n_states, self.n_outcomes, self.n_actions = n_states, tuple(n_outcomes), n_actions
+        self.assignment = assignment
+        shapes: list[tuple[int, ...]] = [(n, n_states) for n in self.n_outcomes]
+        self.learns = {"A": A is None, "B": B is None, "D": D is None}
+        priors = [*_tables("A", A, pA, shapes), *_tables("B", B, pB, [(n_states, n_states, n_actions)])]
+        priors += _tables("D", D, pD, [(n_states,)])
+        for name, prior in zip(self._names(), priors, strict=True):
+            self.register_buffer(f"prior_{name}", prior)
+            self.register_buffer(name, prior.clone())
+
+    def _names(self) -> list[str]:
+        return [*(f"A_{m}" for m in range(len(self.n_outcomes))), "B", "D"]
+
+    def counts_of_A(self) -> list[th.Tensor]:
+        """
+        :return: Dirichlet counts of each modality, or its given probabilities, shape (n_outcomes, n_states)
+        """
+        return [getattr(self, name) for name in self._names()[:-2]]
+
+    def likelihoods(self) -> list[th.Tensor]:
+        """
+        :return: A of each modality, the mean of its belief, shape (n_outcomes, n_states)
+        """
+        return [counts / counts.sum(dim=0) for counts in self.counts_of_A()]
+
+    def transition(self) -> th.Tensor:
+        """
+        :return: B, the mean of its belief, shape (n_states, n_states, n_actions)
+        """
+        return self.B / self.B.sum(dim=0)
+
+    def initial_states(self) -> th.Tensor:
+        """
+        :return: D, the mean of its belief, shape (n_states,)
+        """
+        return self.D / self.D.sum()
+
+    def infer(self, predicted: th.Tensor, outcomes: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param predicted: p(s') before the observation, shape (batch, n_states)
+        :param outcomes: number of the outcome of each modality, shape (batch, n_modalities)
+        :return: the belief after it, same shape as ``predicted``, and log p(o) in nats, shape (batch, 1)
+        """
+        belief, log_evidence = inference.filtered_states(predicted, inference.log_likelihood(self.likelihoods(), outcomes))
+        return self.assigned(belief), log_evidence
+
+    def assigned(self, belief: th.Tensor) -> th.Tensor:
+        """
+        :param belief: shape (batch, n_states)
+        :return: the same, or with hard assignment one-hot codes of the most probable states
+        """
+        if self.assignment == "soft":
+            return belief
+        highest = belief >= belief.max(dim=1, keepdim=True).values * (1.0 - 1e-4)
+        drawn = th.multinomial(highest.to(belief.dtype), 1)
+        return th.zeros_like(belief).scatter_(1, drawn, 1.0)
+
+    @th.no_grad()
+    def filtered(self, episodes: Episodes, predicted: th.Tensor | None = None) -> th.Tensor:
+        """
+        :param episodes: what was seen and done
+        :param predicted: p(s) before the first observations, shape (n_episodes, n_states); D by default
+        :return: the belief after each observation, from those before it alone, shape (n_episodes, time, n_states)
+        """
+        transition, beliefs = self.transition(), list[th.Tensor]()
+        log_likelihood = inference.log_likelihood(self.likelihoods(), episodes.outcomes)
+        predicted = self.initial_states().expand(len(log_likelihood), -1) if predicted is None else predicted
+        for t in range(log_likelihood.shape[1]):
+            if t > 0:
+                predicted = inference.predicted_states(beliefs[-1], transition, episodes.actions[:, t - 1])
+            beliefs.append(self.assigned(inference.filtered_states(predicted, log_likelihood[:, t])[0]))
+        return th.stack(beliefs, dim=1)
+
+    @th.no_grad()
+    def smoothed(self, episodes: Episodes, log_evidence: th.Tensor) -> th.Tensor:
+        """
+        :param episodes: what was seen and done
+        :param log_evidence: what else is known of the states, log-likelihoods of shape (n_episodes, time, n_states)
+        :return: p(s_t | the whole episode), shape (n_episodes, time, n_states)
+        """
+        log_likelihood = inference.log_likelihood(self.likelihoods(), episodes.outcomes) + log_evidence
+        tables = self.transition(), self.initial_states()
+        return inference.smoothed_states(log_likelihood, *tables, episodes.actions, episodes.mask, False).states
+
+    @th.no_grad()
+    def scatter(self, noise: float) -> None:
+        """
+        Multiply what is learned by random numbers of mean 1, so that smoothing can tell states apart of which the prior says
+        the same.
+
+        :param noise: standard deviation of the factors
+        """
+        shape = th.tensor(1.0 / noise**2)
+        for name in self._names():
+            if self.learns[name[0]]:
+                counts = getattr(self, name)
+                factors = th.distributions.Gamma(shape, shape).sample(counts.shape).to(counts.device)
+                counts.mul_(factors).clamp_(min=MIN_COUNT)
+
+    @th.no_grad()
+    def learn_from_many_starts(self, episodes: Episodes, n_starts: int, n_sweeps: int = 5) -> float:
+        """
+        As :meth:`learn`, from what is known now and from random starts: smoothing finds the nearest optimum alone. The one of
+        the highest log-evidence stays. The states of another one have other numbers.
+
+        :param episodes: all that is to be remembered
+        :param n_starts: number of random starts
+        :param n_sweeps: at most, of a random start ten times as many
+        :return: log-evidence, in nats a step
+        """
+        best = self.learn(episodes, n_sweeps)
+        for _ in range(n_starts):
+            known = {name: getattr(self, name).clone() for name in self._names()}
+            for name in self._names():
+                getattr(self, name).copy_(getattr(self, f"prior_{name}"))
+            self.scatter(1.0)
+            found = self.learn(episodes, 10 * n_sweeps)
+            if found > best + MIN_IMPROVEMENT:
+                best = found
+            else:
+                for name, counts in known.items():
+                    getattr(self, name).copy_(counts)
+        return best
+
+    @th.no_grad()
+    def keep(self) -> None:
+        """Make what is known now the prior, because the episodes that it was learned from are gone."""
+        for name in self._names():
+            getattr(self, f"prior_{name}").copy_(getattr(self, name))
+
+    def predict_states(self, belief: th.Tensor) -> th.Tensor:
+        """
+        :param belief: about s, shape (batch, n_states)
+        :return: p(s') after each action, shape (batch, n_actions, n_states)
+        """
+        return inference.all_predicted_states(belief, self.transition())
+
+    @th.no_grad()
+    def count_first(self, belief: th.Tensor, outcomes: th.Tensor) -> None:
+        """
+        Learn from the first observations of episodes.
+
+        :param belief: about the state after it, shape (batch, n_states)
+        :param outcomes: number of the outcome of each modality, shape (batch, n_modalities)
+        """
+        self._count_outcomes(outcomes, belief)
+        if self.learns["D"]:
+            self.D += belief.sum(dim=0)
+
+    @th.no_grad()
+    def count(self, belief: th.Tensor, actions: th.Tensor, next_belief: th.Tensor, outcomes: th.Tensor) -> None:
+        """
+        Learn from steps as they happen.
+
+        :param belief: about s, shape (batch, n_states)
+        :param actions: number of each action, shape (batch,)
+        :param next_belief: about s', the outcome included, same shape
+        :param outcomes: seen at s', number of each modality, shape (batch, n_modalities)
+        """
+        self._count_outcomes(outcomes, next_belief)
+        if self.learns["B"]:
+            # p(s, s' | o', a): of what leads to s', in proportion to how it was predicted
+            matrices = self.transition().permute(2, 0, 1)[actions]
+            pairs = matrices * belief.unsqueeze(1)
+            pairs = pairs / pairs.sum(dim=2, keepdim=True) * next_belief.unsqueeze(2)
+            self.B += th.zeros_like(self.B.permute(2, 0, 1)).index_add_(0, actions, pairs).permute(1, 2, 0)
+
+    def _count_outcomes(self, outcomes: th.Tensor, states: th.Tensor) -> None:
+        """
+        :param outcomes: number of each modality, shape (n_steps, n_modalities)
+        :param states: probabilities of the states, shape (n_steps, n_states)
+        """
+        if self.learns["A"]:
+            for m, counts in enumerate(self.counts_of_A()):
+                counts += inference.outcome_counts(outcomes[:, m], states, len(counts))
+
+    @th.no_grad()
+    def learn(self, episodes: Episodes, n_sweeps: int = 5, tolerance: float = 1e-3) -> float:
+        """
+        Learn anew from whole episodes, as if nothing but the prior had been known: each sweep infers the states by smoothing
+        and counts them (expectation-maximisation with a Dirichlet prior). The first sweep infers with what is known now.
+
+        :param episodes: all that is to be remembered
+        :param n_sweeps: at most
+        :param tolerance: stop when no count changes by more
+        :return: log-evidence of the episodes before the last sweep, in nats a step
+        """
+        log_evidence = 0.0
+        for _ in range(n_sweeps):
+            before = [getattr(self, name).clone() for name in self._names()]
+            tables = self.likelihoods(), self.transition(), self.initial_states()
+            for name in self._names():
+                if self.learns[name[0]]:
+                    getattr(self, name).copy_(getattr(self, f"prior_{name}"))
+            chunk = max(1, MAX_PAIRS // self.n_states**2)
+            parts = [
+                self._learn_from(Episodes(*part), *tables) for part in zip(*(p.split(chunk) for p in episodes), strict=True)
+            ]
+            log_evidence = sum(parts) / float(episodes.mask.sum())
+            after = [getattr(self, name) for name in self._names()]
+            if max((new - old).abs().max().item() for new, old in zip(after, before, strict=True)) <= tolerance:
+                break
+        return log_evidence
+
+    def _learn_from(
+        self, episodes: Episodes, likelihoods: list[th.Tensor], transition: th.Tensor, initial: th.Tensor
+    ) -> float:
+        """
+        :param episodes: some of them
+        :param likelihoods: A to infer their states with
+        :param transition: B, likewise
+        :param initial: D, likewise
+        :return: log-evidence, in nats
+        """
+        log_likelihood = inference.log_likelihood(likelihoods, episodes.outcomes)
+        seen = inference.smoothed_states(
+            log_likelihood, transition, initial, episodes.actions, episodes.mask, self.learns["B"]
+        )
+        self._count_outcomes(episodes.outcomes[episodes.mask], seen.states[episodes.mask])
+        if self.learns["B"]:
+            self.B += seen.transitions
+        if self.learns["D"]:
+            self.D += seen.states[:, 0].sum(dim=0)
+        return float(seen.log_evidence.sum())
+
+    @th.no_grad()
+    def information_gains(self, belief: th.Tensor) -> InformationGains:
+        """
+        :param belief: about s, shape (batch, n_states)
+        :return: what each action is expected to teach about the state, A and B
+        """
+        predicted = self.predict_states(belief)
+        rows = predicted.flatten(end_dim=1)
+        matrices = self.likelihoods()
+        if np.prod(self.n_outcomes) <= MAX_JOINT_OUTCOMES:
+            matrices = [joint_likelihood(matrices)]
+        shape = predicted.shape[:2]
+        salience = th.stack([state_information_gain(rows, matrix) for matrix in matrices]).sum(dim=0).reshape(shape)
+        novelty_A, novelty_B = th.zeros_like(salience), th.zeros_like(salience)
+        if self.learns["A"]:
+            gains = [likelihood_information_gain(rows, counts) for counts in self.counts_of_A()]
+            novelty_A = th.stack(gains).sum(dim=0).reshape(shape)
+        if self.learns["B"]:
+            novelty_B = belief @ state_gains(self.B)
+        return InformationGains(salience, novelty_A, novelty_B)
+
+    @th.no_grad()
+    def gains_of_seen_states(self) -> th.Tensor:
+        """
+        Novelty of each action if the state were seen: of B, and of A in the next state.
+
+        :return: in nats, shape (n_states, n_actions)
+        """
+        gains = th.zeros_like(self.B[0])
+        if self.learns["A"]:
+            entered = th.stack([state_gains(counts) for counts in self.counts_of_A()]).sum(dim=0)
+            gains = gains + th.tensordot(entered, self.transition(), dims=([0], [0]))
+        return gains + state_gains(self.B) if self.learns["B"] else gains
+
+
+def _tables(name: str, given: Any, prior: Any, shapes: list[tuple[int, ...]]) -> list[th.Tensor]:
+    """
+    :param name: A, B or D
+    :param given: probabilities, one array or a list of them, or None
+    :param prior: counts, likewise
+    :param shapes: that they are to have
+    :return: the probabilities, or the prior counts, flat ones if neither is given
+    :raises ValueError: if they do not fit
+    """
+    if given is not None and prior is not None:
+        raise ValueError(f"{name} and p{name}: give either the probabilities {name}, which are held, or prior counts p{name}")
+    if given is None and prior is None:
+        return [th.full(shape, 1.0 / shape[0]) for shape in shapes]
+    named, tables = (name, given) if prior is None else (f"p{name}", prior)
+    is_one = len(shapes) == 1 and not (isinstance(tables, list | tuple) and np.ndim(tables[0]) == len(shapes[0]))
+    arrays = [np.asarray(table, dtype=np.float64) for table in ([tables] if is_one else tables)]
+    if [array.shape for array in arrays] != shapes:
+        found = ", ".join(str(array.shape) for array in arrays)
+        raise ValueError(f"{named} of shape {found}: give {', '.join(map(str, shapes))}")
+    for array in arrays:
+        if prior is None and not ((array >= 0.0).all() and np.allclose(array.sum(axis=0), 1.0, atol=1e-4)):
+            raise ValueError(f"{named}: give probabilities, which sum to one over the first axis")
+        if prior is not None and not ((array > 0.0).all() and np.isfinite(array).all()):
+            raise ValueError(f"{named}: give positive counts")
+    return [th.tensor(array, dtype=th.float32) for array in arrays]

@@ -1,0 +1,145 @@
+"""Exact beliefs as a policy of SB3: acting with a carried belief, learning while acting and by smoothing, saving."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from helpers import make
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+import sb3_dai.envs  # noqa: F401 (registers the worlds)
+from sb3_dai import DAI
+from sb3_dai.preferences import GaussianPreference
+
+TMAZE = "sb3_dai/TMaze-v0"
+CUE = 3
+
+
+def maze_model(given="ABD", env=TMAZE, n_states=8, **kwargs):
+    """A small agent in the T-maze that knows these tables."""
+    world = gym.make(TMAZE).unwrapped
+    tables = dict(A=world.observation_matrix, B=world.transition_matrix, D=world.initial_distribution)
+    policy_kwargs = dict(n_hidden_states=n_states, net_arch=[8], horizon=2, **{name: tables[name] for name in given})
+    policy_kwargs.update(kwargs.pop("policy_kwargs", {}))
+    settings = dict(learning_starts=10, train_freq=8, precision=64.0, gamma=0.9, epistemic_weight=0.5, seed=0)
+    return make(env, "HiddenStatesPolicy", policy_kwargs=policy_kwargs, **{**settings, **kwargs})
+
+
+def shown(location, outcome=0, cue=0):
+    return np.array([location, outcome, cue])
+
+
+def test_the_belief_collapses_at_the_cue_and_is_carried():
+    model = maze_model()
+    _, state = model.predict(shown(0))
+    assert state[0][0][[0, 4]] == pytest.approx([0.5, 0.5])
+    went = np.eye(4, dtype=np.float32)[[CUE]]
+    _, state = model.predict(shown(3, cue=2), (state[0], went))
+    assert state[0][0][7] == pytest.approx(1.0)
+    _, state = model.predict(shown(0), (state[0], np.eye(4, dtype=np.float32)[[0]]))
+    assert state[0][0][4] == pytest.approx(1.0), "what was seen at the cue is remembered"
+
+
+def test_an_episode_start_resets_one_belief_alone():
+    model = maze_model()
+    sure = np.eye(8, dtype=np.float32)[[7, 7]]
+    state = (sure, np.eye(4, dtype=np.float32)[[0, 0]])
+    _, (belief, _) = model.predict(np.stack([shown(0), shown(0)]), state, np.array([True, False]))
+    assert belief[0, [0, 4]] == pytest.approx([0.5, 0.5])
+    assert belief[1, 4] == pytest.approx(1.0)
+
+
+def test_it_reads_the_cue_before_it_knows_what_is_paid_where():
+    """Salience alone: the cue is worth a bit, and an arm ends nothing yet."""
+    model = maze_model()
+    model.policy.head_weights.copy_(th.tensor([1.0, 0.5]))
+    action, _ = model.predict(shown(0), deterministic=True)
+    assert action == CUE
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_it_learns_the_maze_with_what_is_given(n_envs):
+    model = maze_model(env=make_vec_env(TMAZE, n_envs)).learn(240)
+    env = gym.make(TMAZE)
+    lengths, paid = [], []
+    for episode in range(20):
+        (obs, _), state, done, steps = env.reset(seed=episode), None, False, 0
+        while not done:
+            action, state = model.predict(obs, state, deterministic=True)
+            obs, reward, terminated, truncated, _ = env.step(action)
+            done, steps = terminated or truncated, steps + 1
+        lengths.append(steps)
+        paid.append(reward)
+    assert np.mean(lengths) <= 3.0
+    assert np.mean(paid) > 0.8
+
+
+def test_what_is_learned_is_learned_from_whole_episodes():
+    """The cue is counted for the side that the arm shows later."""
+    model = maze_model("BD", epistemic_weight=1.0).learn(250)
+    cues = model.policy.states.likelihoods()[2][1:, [3, 7]]
+    assert (cues.max(dim=0).values > 0.9).all(), "each side has a cue of its own"
+    assert cues.argmax(dim=0).unique().numel() == 2
+    assert (model.policy.states.prior_B == model.policy.states.B).all()
+
+
+def test_saving_and_going_on(tmp_path):
+    model = maze_model("BD").learn(60)
+    model.save(tmp_path / "maze")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = DAI.load(tmp_path / "maze", env=gym.make(TMAZE))
+    for name, value in model.policy.state_dict().items():
+        assert th.equal(value, loaded.policy.state_dict()[name]), name
+    for obs in (shown(0), shown(3, cue=1)):
+        before, after = (agent.predict(obs, deterministic=True) for agent in (model, loaded))
+        assert before[0] == after[0]
+        assert np.array_equal(before[1][0], after[1][0])
+    # Without its replay buffer, what it knows is the prior of what it learns
+    counted = loaded.policy.states.A_0.sum().item()
+    loaded.learn(50, reset_num_timesteps=False)
+    assert loaded.policy.states.A_0.sum().item() >= counted + 50
+
+
+def test_dictionaries_of_numbers_and_evaluation():
+    class Named(gym.ObservationWrapper):
+        def __init__(self, env):
+            super().__init__(env)
+            self.observation_space = spaces.Dict({"a": spaces.Discrete(4), "b": spaces.MultiDiscrete([3, 3])})
+
+        def observation(self, observation):
+            return {"a": int(observation[0]), "b": observation[1:]}
+
+    model = maze_model(env=Named(gym.make(TMAZE))).learn(60)
+    assert model.policy.states.n_outcomes == (4, 3, 3)
+    reward, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=2)
+    assert np.isfinite(reward)
+
+
+def test_the_critics_may_act_instead():
+    model = maze_model(policy_kwargs=dict(horizon=0)).learn(60)
+    actions, _ = model.predict(np.stack([shown(0)] * 4))
+    assert actions.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("env", "kwargs", "message"),
+    [
+        ("CartPole-v1", {}, "exact beliefs need numbered observations"),
+        (TMAZE, dict(n_hidden_states=0), "n_hidden_states=0"),
+        (TMAZE, dict(horizon=-1), "horizon=-1"),
+        (TMAZE, dict(n_starts=1.5), "n_starts=1.5"),
+        (TMAZE, dict(normalize_features=True), "normalize_features=True"),
+        (TMAZE, dict(novelty="variance"), "novelty='variance'"),
+        (TMAZE, dict(D=[0.5, 0.5]), r"D of shape \(2,\): give \(8,\)"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(env, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make(env, "HiddenStatesPolicy", policy_kwargs={"n_hidden_states": 8, **kwargs})
+
+
+def test_only_rewards_are_looked_ahead_to():
+    with pytest.raises(ValueError, match="horizon=2"):
+        maze_model(preference=GaussianPreference(goal=1.0, std=1.0))
