@@ -73,8 +73,8 @@ def environments(rows: Sequence[Row], suite: dict[str, Any]) -> list[tuple[str, 
     :param suite: that they are of
     :return: environments that have rows, with their task, in the order of the suite
     """
-    known = {row["env"] for row in rows}
-    return [(env, task) for task in suite["tasks"] for env in task["environments"] if env in known]
+    found, tasks = groups(rows), [(env, task) for task in suite["tasks"] for env in task["environments"]]
+    return [(env, task) for env, task in tasks if any((env, name) in found for name in task["agents"])]
 
 
 def scores(rows: Sequence[Row], suite: dict[str, Any]) -> Any:
@@ -93,7 +93,7 @@ def scores(rows: Sequence[Row], suite: dict[str, Any]) -> Any:
             axis.scatter(means, np.full(len(means), height), color=colour, s=14, alpha=0.7, linewidths=0)
             axis.scatter(means.mean(), height, color=colour, marker="|", s=90)
         axis.set_yticks(range(len(agents)), [found[env, name][0]["label"] for name in reversed(agents)])
-        axis.set_title(f"{env}, {task['steps']:,} steps")
+        axis.set_title(f"{env}\n{task['steps']:,} steps")
         if "threshold" in task:
             axis.axvline(task["threshold"], color="black", linewidth=0.6, linestyle=":")
     return figure
@@ -135,7 +135,7 @@ def curves(rows: Sequence[Row], suite: dict[str, Any]) -> Any:
         axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 3))
     figure.supxlabel("environment steps")
     figure.supylabel("training return")
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
     return figure
 
 
@@ -167,7 +167,7 @@ def profiles(rows: Sequence[Row], suite: dict[str, Any], label: str = "DAI") -> 
         axis.set_ylim(-0.02, 1.02)
     figure.supxlabel("normalised score (0: random, 1: good)")
     figure.supylabel("share of runs above")
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
     return figure
 
 
