@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 from worlds import BOX, TWO, VECTOR, CounterEnv, SampledEnv
 
-import sb3_dai.dai
+import sb3_dai.learning.sequences
 import sb3_dai.learning.step
 from sb3_dai.dai import DAI
 from sb3_dai.equations import likelihood
@@ -24,14 +24,14 @@ from sb3_dai.learning.batch import sample_transitions
 @pytest.fixture
 def batches(monkeypatch):
     """What gradient steps learn from, one entry each."""
-    taken, sample = [], sb3_dai.dai.sample_transitions
+    taken, sample = [], sb3_dai.learning.sequences.sample_transitions
 
     def keep(*args):
         for batch in sample(*args):
             taken.append(batch)
             yield batch
 
-    monkeypatch.setattr(sb3_dai.dai, "sample_transitions", keep)
+    monkeypatch.setattr(sb3_dai.learning.sequences, "sample_transitions", keep)
     return taken
 
 
