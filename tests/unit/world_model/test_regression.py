@@ -32,12 +32,12 @@ def test_states_that_were_never_believed_in_pay_nothing():
 
 
 def test_what_is_still_to_be_learned():
-    # Before anything was seen the variance is 1 / RIDGE = 100 in each state: 0.5 log(1 + 100) if it is sure, half the variance
-    # if it is one of two. After 4 visits of the first one it is 1 / 4.01
+    # Before anything was seen the variance is 1 / RIDGE = 10,000 in each state: 0.5 log(1 + 10,000) if it is sure, half the
+    # variance if it is one of two. After 4 visits of the first one it is 1 / 4.0001
     paid, sure, unsure = BeliefRegression(2, 1, 1), th.tensor([[1.0, 0.0]]), th.tensor([[0.5, 0.5]])
-    assert paid.information_gain(sure).item() == pytest.approx(0.5 * math.log(101.0), rel=1e-5)
-    assert paid.information_gain(unsure).item() == pytest.approx(0.5 * math.log(51.0), rel=1e-5)
+    assert paid.information_gain(sure).item() == pytest.approx(0.5 * math.log(10_001.0), rel=1e-5)
+    assert paid.information_gain(unsure).item() == pytest.approx(0.5 * math.log(5_001.0), rel=1e-5)
     paid.learn(sure.expand(4, -1), th.zeros(4, dtype=th.long), th.ones(4, 1))
-    assert paid.information_gain(sure).item() == pytest.approx(0.5 * math.log(1 + 1 / 4.01), rel=1e-5)
+    assert paid.information_gain(sure).item() == pytest.approx(0.5 * math.log(1 + 1 / 4.0001), rel=1e-5)
     gains = paid.gains_of_seen_states().squeeze(1).tolist()
-    assert gains == pytest.approx([0.5 * math.log(1 + 1 / 4.01), 0.5 * math.log(101.0)], rel=1e-5)
+    assert gains == pytest.approx([0.5 * math.log(1 + 1 / 4.0001), 0.5 * math.log(10_001.0)], rel=1e-5)
