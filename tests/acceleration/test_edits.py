@@ -27,10 +27,14 @@ KINDS = {
 
 OPTIONS = dict(prediction_error_weight=0.3, bootstrap_entropy=0.5, pessimism=0.6, policy_kwargs=dict(net_arch=[16]))
 
+OF_HIDDEN_STATES = ("deliberation", "free_energy", "hidden_states", "salience")
+"""Modules of equations of policies with a memory, whose steps are eager whatever is edited."""
+
 FUNCTIONS = [
     (module, name)
     for info in pkgutil.iter_modules(sb3_dai.equations.__path__, "sb3_dai.equations.")
     for module in [info.name]
+    if module.rpartition(".")[2] not in OF_HIDDEN_STATES
     for name, function in vars(import_module(module)).items()
     if inspect.isfunction(function) and function.__module__ == module
 ]
