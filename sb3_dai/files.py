@@ -232,12 +232,16 @@ def _reserve(file: io.BufferedWriter, size: int) -> None:
 
 def write_json(path: str | pathlib.Path, data: Any) -> None:
     """
-    Write results as JSON, atomically, with a line for each element of a list.
+    Write results as JSON, atomically, with a line for each element of a list, or for each key of a dictionary.
 
     :param path: where to write, with ".json" added if there is no suffix
     :param data: what ``json.dumps`` accepts
     """
     with atomic_write(path, "json") as file:
-        rows = isinstance(data, list) and data
-        text = "[\n" + ",\n".join(map(json.dumps, data)) + "\n]" if rows else json.dumps(data, indent=2)
+        if isinstance(data, dict) and data:
+            text = "{\n" + ",\n".join(f"  {json.dumps(str(key))}: {json.dumps(value)}" for key, value in data.items()) + "\n}"
+        elif isinstance(data, list) and data:
+            text = "[\n" + ",\n".join(map(json.dumps, data)) + "\n]"
+        else:
+            text = json.dumps(data)
         file.write(f"{text}\n".encode())
