@@ -170,7 +170,8 @@ def shared(rows: Sequence[Row], labels: Sequence[str], suite: dict[str, Any]) ->
     :param suite: that the rows are of
     :return: environments in which all of them have rows, by the number of seeds, which is the same for all of them
     """
-    found, envs = groups(rows), [env for task in suite["tasks"] for env in task["environments"]]
+    # An environment may have several tasks
+    found, envs = groups(rows), dict.fromkeys(env for task in suite["tasks"] for env in task["environments"])
     by_seeds: dict[int, list[str]] = {}
     for env in envs:
         counts = {max((len(found.get((env, name), [])) for name in names_of(label, suite)), default=0) for label in labels}

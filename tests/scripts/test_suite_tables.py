@@ -64,7 +64,9 @@ def test_a_row_has_the_mean_its_error_all_seeds_and_the_failures(rows, few_repet
 def test_an_agent_with_one_label_and_two_names_is_compared_over_all_environments(rows, few_repetitions):
     scores = matrix(rows, ["dai", "dai_wide"], ["A", "B"], SUITE)
     assert scores.tolist() == [[1.0, 1.0], [0.6, 0.5]]
-    (line,) = [line for line in improvement_table(rows, SUITE) if line.startswith("| DQN")]
+    longer = {**SUITE["tasks"][0], "agents": ["ppo"], "steps": 20}  # Another task of the same environment
+    suite = {**SUITE, "tasks": [*SUITE["tasks"], longer]}
+    (line,) = [line for line in improvement_table(rows, suite) if line.startswith("| DQN")]
     # A: of four pairs three are won and one is a tie; B: all are won
     assert "| A, B | 2 | 0.94 [" in line
 
