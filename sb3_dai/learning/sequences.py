@@ -1,4 +1,4 @@
-"""Stretches of episodes out of a replay buffer: what a belief is learned from."""
+"""Sequences of episodes out of a replay buffer: what a belief is learned from."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from sb3_dai.learning.batch import Samples, TransitionBatch, sample_transitions
 
 class Windows(NamedTuple):
     """
-    Stretches of episodes of different lengths, one after the other in rows without padding. A stretch of n transitions has
+    Sequences of episodes of different lengths, one after the other in rows without padding. A sequence of n transitions has
     n + 1 rows: its observations, and the one after its last action.
     """
 
@@ -25,17 +25,17 @@ class Windows(NamedTuple):
     has_action: th.Tensor
     """0 where an episode starts, whose first observation has no action before it, shape (n_rows, 1)."""
     time: th.Tensor
-    """Steps since the stretch began, shape (n_rows,)."""
+    """Steps since the sequence began, shape (n_rows,)."""
     window: th.Tensor
-    """Number of the stretch, shape (n_rows,)."""
+    """Number of the sequence, shape (n_rows,)."""
     rows: th.Tensor
     """Those of s in each transition to learn from, shape (n_transitions,). That of s' follows it."""
     memory: th.Tensor | None
-    """What was carried to the first observation of each stretch, as it was then, shape (n_windows, size), if it was kept."""
+    """What was carried to the first observation of each sequence, as it was then, shape (n_windows, size), if it was kept."""
 
 
-class Stretches(NamedTuple):
-    """Where the stretches lie in the replay buffer. Ages count from the oldest transition, and each has shape (n,)."""
+class Sequences(NamedTuple):
+    """Where the sequences lie in the replay buffer. Ages count from the oldest transition, and each has shape (n,)."""
 
     env: np.ndarray
     """Number of the environment."""
@@ -47,15 +47,15 @@ class Stretches(NamedTuple):
     """Whether it starts where an episode does, so that the belief there is the initial one."""
 
 
-def draw_stretches(buffer: ReplayBuffer, n: int, length: int) -> Stretches:
+def draw_sequences(buffer: ReplayBuffer, n: int, length: int) -> Sequences:
     """
     Draw a transition, and a later one that is the last, uniformly among the next ``length``, or where the episode ends. If the
     last one were drawn itself, ends of episodes would be learned from ``length`` times less than what comes before them.
 
     :param buffer: a replay buffer of Stable-Baselines3
-    :param n: number of stretches
-    :param length: of a stretch at most
-    :return: stretches of single episodes: none crosses an end, a timeout or the place where the buffer is written next
+    :param n: number of sequences
+    :param length: of a sequence at most
+    :return: sequences of single episodes: none crosses an end, a timeout or the place where the buffer is written next
     """
     count = buffer.size()
     env = np.random.randint(0, buffer.n_envs, size=n)
@@ -69,7 +69,7 @@ def draw_stretches(buffer: ReplayBuffer, n: int, length: int) -> Stretches:
     start = last - steps + 1
     # The oldest transition of a full buffer may be of any part of an episode
     is_whole = np.where(start > 0, _ends(buffer, start - 1, env, count), not buffer.full)
-    return Stretches(env, start, steps, is_whole)
+    return Sequences(env, start, steps, is_whole)
 
 
 def _first(flags: np.ndarray) -> np.ndarray:
@@ -107,10 +107,10 @@ def sampled(
     """
     :param policy: the nets
     :param buffer: a replay buffer
-    :param batch_size: number of transitions in a batch, or of stretches if the policy has a memory
+    :param batch_size: number of transitions in a batch, or of sequences if the policy has a memory
     :param n_batches: number of batches
     :param env: the ``VecNormalize`` wrapper of the training environment, if any
-    :return: the batches, one after the other: transitions, and the stretches that they lie in
+    :return: the batches, one after the other: transitions, and the sequences that they lie in
     """
     if policy.memory_dim == 0:
         for batch in sample_transitions(buffer, batch_size, n_batches, env):
@@ -124,33 +124,33 @@ def sample_windows(
 ) -> Iterator[tuple[TransitionBatch, Windows]]:
     """
     :param buffer: a replay buffer of Stable-Baselines3, see :func:`check_sequences`
-    :param n_windows: number of stretches in a batch
-    :param length: number of transitions in a stretch at most
-    :param burn_in: number of transitions at the beginning of a stretch that are not learned from, because the belief there is
-        not the true one. A stretch that starts with its episode needs none (Kapturowski et al. 2019, "Recurrent experience
+    :param n_windows: number of sequences in a batch
+    :param length: number of transitions in a sequence at most
+    :param burn_in: number of transitions at the beginning of a sequence that are not learned from, because the belief there is
+        not the true one. A sequence that starts with its episode needs none (Kapturowski et al. 2019, "Recurrent experience
         replay in distributed reinforcement learning", section 3).
     :param n_batches: number of batches
     :param env: the ``VecNormalize`` wrapper of the training environment, if any
-    :return: the batches, one after the other: transitions, and the stretches that they lie in
+    :return: the batches, one after the other: transitions, and the sequences that they lie in
     """
     for _ in range(n_batches):
-        yield read_windows(buffer, draw_stretches(buffer, n_windows, length), burn_in, env)
+        yield read_windows(buffer, draw_sequences(buffer, n_windows, length), burn_in, env)
 
 
 def read_windows(
-    buffer: ReplayBuffer, stretches: Stretches, burn_in: int = 0, env: VecNormalize | None = None
+    buffer: ReplayBuffer, sequences: Sequences, burn_in: int = 0, env: VecNormalize | None = None
 ) -> tuple[TransitionBatch, Windows]:
     """
     :param buffer: a replay buffer
-    :param stretches: where they lie
+    :param sequences: where they lie
     :param burn_in: see :func:`sample_windows`
     :param env: the ``VecNormalize`` wrapper of the training environment, if any
-    :return: transitions, and the stretches that they lie in
+    :return: transitions, and the sequences that they lie in
     """
-    skipped = np.where(stretches.is_whole, 0, np.minimum(burn_in, stretches.length - 1))
-    columns = np.arange(stretches.length.max() + 1)
-    window, time = np.nonzero(columns <= stretches.length[:, None])  # Row after row, stretch after stretch
-    lengths, envs, starts = stretches.length[window], stretches.env[window], stretches.start[window]
+    skipped = np.where(sequences.is_whole, 0, np.minimum(burn_in, sequences.length - 1))
+    columns = np.arange(sequences.length.max() + 1)
+    window, time = np.nonzero(columns <= sequences.length[:, None])  # Row after row, sequence after sequence
+    lengths, envs, starts = sequences.length[window], sequences.env[window], sequences.start[window]
     is_last = time == lengths
     # Where each row's transition lies, for the last observation that which leads to it
     place = _row(buffer, starts + time - is_last), envs
@@ -158,8 +158,8 @@ def read_windows(
     rows = np.flatnonzero((time < lengths) & (time >= skipped[window]))
 
     observations = _observations(buffer, place, is_last, env)
-    # The first action of a stretch is none at the start of an episode, and lost where it was overwritten
-    has_action = (time > 0) | (~stretches.is_whole & (stretches.start > 0))[window]
+    # The first action of a sequence is none at the start of an episode, and lost where it was overwritten
+    has_action = (time > 0) | (~sequences.is_whole & (sequences.start > 0))[window]
     actions = buffer.actions[before]
     actions[~has_action] = 0
     chosen = place[0][rows], envs[rows]
@@ -174,7 +174,7 @@ def read_windows(
         buffer.to_torch(buffer._normalize_reward(buffer.rewards[chosen].reshape(-1, 1), env)),
     )
     kept = getattr(buffer, "memories", None)
-    first = _row(buffer, stretches.start), stretches.env
+    first = _row(buffer, sequences.start), sequences.env
     memory = None if kept is None else buffer.to_torch(kept[first])
     parts = actions, has_action.astype(np.float32).reshape(-1, 1), time, window
     acted, acts, times, numbers = map(buffer.to_torch, parts)

@@ -9,7 +9,7 @@ Memory = tuple[th.Tensor, ...]
 
 class BeliefFilter(nn.Module):
     """
-    Base of the belief filters. A filter is used in three ways: one step at a time while acting (:meth:`step`), over stretches
+    Base of the belief filters. A filter is used in three ways: one step at a time while acting (:meth:`step`), over sequences
     of episodes while learning (:meth:`replay`), and through what it learns itself (:meth:`losses`).
 
     :param belief_dim: size of a belief as the nets read it
@@ -40,7 +40,7 @@ class BeliefFilter(nn.Module):
 
     def replay(self, features: th.Tensor, actions: th.Tensor, memory: Memory | None = None) -> th.Tensor:
         """
-        Go through stretches of episodes.
+        Go through sequences of episodes.
 
         :param features: of the observations, shape (time, batch, features_dim)
         :param actions: coded actions before each, zeros at the start of an episode, shape (time, batch, code_dim)

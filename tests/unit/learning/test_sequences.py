@@ -8,7 +8,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 
 from sb3_dai.learning.sequences import (
     check_sequences,
-    draw_stretches,
+    draw_sequences,
     end_sequences,
     keep_memory,
     read_windows,
@@ -109,9 +109,9 @@ def test_only_a_sequence_that_starts_with_its_episode_is_whole(size, n_steps):
     np.random.seed(0)
     found = set()
     for _ in range(8):
-        stretches = draw_stretches(buffer, 16, 5)
-        _, windows = read_windows(buffer, stretches)
-        for number, is_whole in enumerate(stretches.is_whole):
+        sequences = draw_sequences(buffer, 16, 5)
+        _, windows = read_windows(buffer, sequences)
+        for number, is_whole in enumerate(sequences.is_whole):
             assert is_whole == (windows.observations[rows_of(windows, number)[0], 2] == 0)
             found.add(bool(is_whole))
     assert found == {True, False}
