@@ -15,7 +15,7 @@ from sb3_dai.policy import DAIPolicy
 from sb3_dai.policy_recurrent import RecurrentPolicy
 from sb3_dai.world_model.base import Belief
 from sb3_dai.world_model.filters import BeliefFilter, Memory
-from sb3_dai.world_model.hidden_filter import ExactFilter, HiddenStatesWorldModel
+from sb3_dai.world_model.hidden_filter import ExactFilter, HiddenStatesWorldModel, outcome_numbers, parts_of_free_energy
 from sb3_dai.world_model.hidden_states import Episodes, HiddenStateModel
 from sb3_dai.world_model.regression import BeliefRegression
 
@@ -154,9 +154,11 @@ class HiddenStatesPolicy(RecurrentPolicy):
         :param belief: about s
         :param next_belief: about s'
         :param actions: coded actions
-        :return: nothing: the filter learns by counting
+        :return: no losses, since the filter learns by counting, and what is logged of each sample
         """
-        return {}, {}
+        here, after = (self._split(part.features)[1] for part in (belief, next_belief))
+        outcomes = outcome_numbers(next_belief.raw, self.states.n_outcomes)
+        return {}, parts_of_free_energy(self.states, here, after, actions.argmax(dim=1), outcomes)
 
     @th.no_grad()
     def tree_efe(self, belief: Belief) -> th.Tensor:

@@ -2,6 +2,8 @@
 
 import torch as th
 
+from sb3_dai.equations.hidden_states import IMPOSSIBLE
+
 
 def gaussian_divergence(mean: th.Tensor, log_std: th.Tensor, prior_mean: th.Tensor, prior_log_std: th.Tensor) -> th.Tensor:
     """
@@ -17,6 +19,19 @@ def gaussian_divergence(mean: th.Tensor, log_std: th.Tensor, prior_mean: th.Tens
     ratio = 2.0 * (log_std - prior_log_std)
     distance = ((mean - prior_mean) * th.exp(-prior_log_std)).square()
     return 0.5 * (ratio.exp() + distance - ratio - 1.0).sum(dim=-1, keepdim=True)
+
+
+def categorical_divergence(belief: th.Tensor, prior: th.Tensor) -> th.Tensor:
+    """
+    ``KL[ q(s) || p(s) ]`` of numbered states. With ``E_q[-log p(o|s)]`` it is the free energy of an observation, which for the
+    exact posterior q is its surprise -log p(o).
+
+    :param belief: q, probabilities, shape (batch, n_states)
+    :param prior: p, likewise
+    :return: in nats, shape (batch, 1); states of probability zero count as 1e-16
+    """
+    ratio = belief.clamp(min=IMPOSSIBLE).log() - prior.clamp(min=IMPOSSIBLE).log()
+    return (belief * ratio).sum(dim=-1, keepdim=True)
 
 
 def balanced_divergence(

@@ -4,6 +4,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_dai.equations import hidden_states as inference
+from sb3_dai.equations.free_energy import categorical_divergence
 from sb3_dai.world_model.base import Belief, WorldModel
 from sb3_dai.world_model.filters import BeliefFilter, Memory
 from sb3_dai.world_model.hidden_states import Episodes, HiddenStateModel
@@ -120,6 +121,31 @@ class HiddenStatesPrediction:
         """
         drawn = th.multinomial(self.predicted, 1).squeeze(1)
         return th.cat([th.multinomial(matrix.T[drawn], 1) for matrix in self.states.likelihoods()], dim=1)
+
+
+@th.no_grad()
+def parts_of_free_energy(
+    states: HiddenStateModel, belief: th.Tensor, next_belief: th.Tensor, actions: th.Tensor, outcomes: th.Tensor
+) -> dict[str, th.Tensor]:
+    """
+    What is logged of each step: the parts of the free energy of its outcome, which add up to its surprise -log p(o'), and the
+    parts of what its action was expected to teach.
+
+    :param states: the model of hidden states
+    :param belief: about s, shape (batch, n_states)
+    :param next_belief: about s', the outcome included, same shape
+    :param actions: number of each action, shape (batch,)
+    :param outcomes: number of each modality's, shape (batch, n_modalities)
+    :return: in nats, shapes (batch, 1), by name
+    """
+    predicted = inference.predicted_states(belief, states.transition(), actions)
+    log_likelihood = inference.log_likelihood(states.likelihoods(), outcomes)
+    gains = states.information_gains(belief)._asdict()
+    return {
+        "observation_surprise": -(next_belief * log_likelihood).sum(dim=1, keepdim=True),
+        "state_divergence": categorical_divergence(next_belief, predicted),
+        **{name: gain.gather(1, actions.unsqueeze(1)) for name, gain in gains.items()},
+    }
 
 
 class HiddenStatesWorldModel(WorldModel):

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from helpers import make
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
 
 import sb3_dai.envs  # noqa: F401 (registers the worlds)
 from sb3_dai import DAI
@@ -83,6 +84,22 @@ def test_what_is_learned_is_learned_from_whole_episodes():
     assert (cues.max(dim=0).values > 0.9).all(), "each side has a cue of its own"
     assert cues.argmax(dim=0).unique().numel() == 2
     assert (model.policy.states.prior_B == model.policy.states.B).all()
+
+
+@pytest.mark.parametrize(("horizon", "weight"), [(2, 0.5), (0, 0.5), (2, 0.0)])
+def test_every_part_of_the_free_energies_is_logged(horizon, weight):
+    """Whoever acts, and whether or not information has a weight."""
+    model = maze_model("BD", policy_kwargs=dict(horizon=horizon), epistemic_weight=weight)
+    model.set_logger(configure(None, []))
+    model.learn(64)
+    logged = {name.removeprefix("train/"): value for name, value in model.logger.name_to_value.items()}
+    parts = [logged[name] for name in ("observation_surprise", "state_divergence")]
+    assert min(parts) > 0.0
+    assert sum(parts) == pytest.approx(logged["prediction_error"], rel=1e-4), "the free energy of an exact posterior"
+    gains = [logged[name] for name in ("salience", "novelty_A", "novelty_B")]
+    assert sum(gains) == pytest.approx(logged["information_gain"], rel=1e-4)
+    assert min(gains[:2]) > 0.0
+    assert gains[2] == 0.0, "B is given"
 
 
 def test_saving_and_going_on(tmp_path):

@@ -5,7 +5,7 @@ import math
 import torch as th
 from helpers import close
 
-from sb3_dai.equations.free_energy import balanced_divergence, gaussian_divergence
+from sb3_dai.equations.free_energy import balanced_divergence, categorical_divergence, gaussian_divergence
 
 
 def test_divergence_of_gaussians_by_hand():
@@ -20,6 +20,12 @@ def test_divergence_is_that_of_torch():
     parts = th.randn(4, 5, 3, generator=th.Generator().manual_seed(0))
     q, p = (th.distributions.Normal(mean, log_std.exp()) for mean, log_std in (parts[:2], parts[2:]))
     close(gaussian_divergence(*parts), th.distributions.kl_divergence(q, p).sum(dim=1, keepdim=True))
+
+
+def test_divergence_of_numbered_states_by_hand():
+    # 3/4 log(3/4 / 1/2) + 1/4 log(1/4 / 1/2); what is known for certain is worth the logarithm of what it was expected to be
+    divergence = categorical_divergence(th.tensor([[0.75, 0.25], [1.0, 0.0]]), th.tensor([[0.5, 0.5], [0.25, 0.75]]))
+    close(divergence, [[0.75 * math.log(1.5) - 0.25 * math.log(2.0)], [math.log(4.0)]])
 
 
 def test_the_prior_gets_the_larger_share_of_the_gradient():
