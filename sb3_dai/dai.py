@@ -28,6 +28,7 @@ from sb3_dai.policy_recurrent import CnnLstmPolicy, MlpLstmPolicy, MultiInputLst
 from sb3_dai.preferences.base import Preference, PreferenceContext, RewardPreference, check_preference
 from sb3_dai.preferences.habit import HabitPrior, check_habit_prior, log_habit_prior
 from sb3_dai.rollouts import Rollouts
+from sb3_dai.world_model.given_tables import with_tables_of
 
 DEFAULTS: dict[str, Any] = dict(learning_rate=LEARNING_RATE, batch_size=64, train_freq=1, gradient_steps=4)
 """Of arguments that are ``None``, unless the policy has others."""
@@ -233,6 +234,8 @@ class DAI(Rollouts):
         check_habit_prior(self.habit_prior, self.action_space, self.precision)
         check_preference(self.preference)
         self.preference = copy.deepcopy(self.preference)  # It may learn, and the user's must stay as it was
+        if issubclass(self.policy_class, HiddenStatesPolicy):
+            self.policy_kwargs = with_tables_of(self.env, self.policy_kwargs)
         # SB3 overwrites these, and the terms are not the user's. A loaded model must find what the user asked for
         asked = self.replay_buffer_class, self.replay_buffer_kwargs, self.policy_kwargs
         self.replay_buffer_kwargs = dict(self.replay_buffer_kwargs)

@@ -66,7 +66,8 @@ class HiddenStatesPolicy(RecurrentPolicy):
     :param D: Probability of the first state, shape (n_hidden_states,); held
     :param pA: Prior counts of A, shape of A; by default they sum to one for each state
     :param pB: Prior counts of B, shape of B; by default they sum to one for each state and action
-    :param pD: Prior counts of D, shape of D; by default they sum to one
+    :param pD: Prior counts of D, shape of D; by default they sum to one. In the ``policy_kwargs`` of :class:`sb3_dai.dai.DAI`,
+        A, B and D may be "env" for the environment's own, and ``n_hidden_states`` is then theirs.
     :param assignment: "soft", or "hard" where neither A nor B is known, see
         :class:`sb3_dai.world_model.hidden_states.HiddenStateModel`
     :param n_starts: Number of random starts from which smoothing tries to learn A and B better, each time. Where neither is

@@ -112,7 +112,11 @@ class DAIExperimentManager(ExperimentManager):
     def hyperparameters_optimization(self) -> None:
         """
         As the Zoo's, which does not tell the sampler what actions there are.
+
+        :raises ValueError: if the policy has exact beliefs
         """
+        if self._hyperparams["policy"] == "HiddenStatesPolicy":
+            raise ValueError("--optimize: nets are drawn in the place of policy_kwargs, which HiddenStatesPolicy needs")
         sampler = functools.partial(sample_dai_params, action_space=self.action_space)
         with patch.dict(HYPERPARAMS_SAMPLER, {self.algo: sampler}):
             super().hyperparameters_optimization()

@@ -119,6 +119,25 @@ def test_saving_and_going_on(tmp_path):
     assert loaded.policy.states.A_0.sum().item() >= counted + 50
 
 
+@pytest.mark.parametrize("given", ["ABD", "BD", "A", "D"])
+def test_tables_of_the_environment(given, tmp_path):
+    env = make_vec_env(TMAZE, 2)
+    model = make(env, "HiddenStatesPolicy", policy_kwargs=dict.fromkeys(given, "env"))
+    states, world = model.policy.states, env.envs[0].unwrapped
+    held = {name: learned for name, learned in states.learns.items() if not learned}
+    assert "".join(held) == given
+    for name, found, true in (
+        ("A", states.likelihoods()[2], world.observation_matrix[2]),
+        ("B", states.transition(), world.transition_matrix),
+        ("D", states.initial_states(), world.initial_distribution),
+    ):
+        assert np.allclose(found, true) == (name in given)
+    model.save(tmp_path / "maze")
+    loaded = DAI.load(tmp_path / "maze")  # Without an environment
+    assert loaded.policy.n_hidden_states == 8
+    assert np.array_equal(loaded.predict(shown(0))[1][0], model.predict(shown(0))[1][0])
+
+
 def test_dictionaries_of_numbers_and_evaluation():
     class Named(gym.ObservationWrapper):
         def __init__(self, env):
@@ -149,6 +168,8 @@ def test_the_critics_may_act_instead():
         (TMAZE, dict(n_starts=1.5), "n_starts=1.5"),
         (TMAZE, dict(normalize_features=True), "normalize_features=True"),
         (TMAZE, dict(novelty="variance"), "novelty='variance'"),
+        (TMAZE, dict(B="world"), "B='world': give a table, or \"env\""),
+        ("FrozenLake-v1", dict(D="env"), 'D="env": the environment has no initial_distribution'),
         (TMAZE, dict(D=[0.5, 0.5]), r"D of shape \(2,\): give \(8,\)"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from worlds import BOX, DISCRETE, IMAGE, VECTOR, CounterEnv, SampledEnv
 
+import sb3_dai.envs  # noqa: F401 (registers the worlds)
 from sb3_dai import CnnLstmPolicy, MlpLstmPolicy, MultiInputLstmPolicy
 from sb3_dai.dai import DAI
 from sb3_dai.diagnostics import one_step_error, predicted_transitions
@@ -78,6 +81,29 @@ def test_the_belief_goes_on_and_starts_anew_in_one_environment_alone(determinist
     for part, first, mixed in zip(after[:-1], anew[:-1], one[:-1], strict=True):
         assert not np.isclose(part, first).any()
         assert np.allclose(mixed[[0, 2]], part[[0, 2]]) and np.allclose(mixed[1], first[1])
+
+
+EIGHT = {
+    "MlpLstmPolicy": (DummyVecEnv([lambda n=n: Monitor(CounterEnv(length=3 + n)) for n in range(8)]), SMALL),
+    "HiddenStatesPolicy": (make_vec_env("sb3_dai/TMaze-v0", 8, seed=0), dict(A="env", B="env", D="env", net_arch=[8])),
+}
+
+
+@pytest.mark.parametrize("policy", EIGHT)
+def test_episodes_of_eight_environments_start_each_by_itself_in_training(policy):
+    """What is carried of one environment is what it would be if there were no others."""
+    env, policy_kwargs = EIGHT[policy]
+    model = make(env, policy, policy_kwargs=policy_kwargs, learning_starts=1000, seed=0)
+    seen = []
+    model.learn(160, callback=each_step(lambda: seen.append((model._last_obs, model._last_episode_starts, model._last_state))))
+    starts = np.array([starts for _, starts, _ in seen])
+    assert starts[0].all()
+    assert (starts[1:].any(axis=1) & ~starts[1:].all(axis=1)).any() and starts[1:].any(axis=0).all()
+    for (_, _, before), (observations, starting, after) in itertools.pairwise(seen):
+        for n in range(8):
+            own = None if starting[n] else tuple(part[n : n + 1] for part in before)
+            memory = model.predict(observations[n : n + 1], own)[1][0]
+            np.testing.assert_allclose(after[0][n : n + 1], memory, atol=1e-6)
 
 
 def test_the_last_action_is_a_part_of_what_is_carried():

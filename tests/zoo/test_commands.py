@@ -1,5 +1,7 @@
 """The commands of RL Zoo with DAI among its algorithms."""
 
+import importlib.util
+import itertools
 import os
 import pkgutil
 import re
@@ -15,6 +17,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 from zoo_runs import ENV_ID, Run, saved
 
 from sb3_dai import DAI, MlpLstmPolicy, zoo
+from sb3_dai.policy_hidden_states import HiddenStatesPolicy
 
 
 def test_train_writes_what_the_zoo_writes(logs: Path) -> None:
@@ -54,6 +57,44 @@ def test_a_policy_with_a_memory_is_trained_and_enjoyed(run: Run, tmp_path: Path,
     assert (type(model.policy), model.policy.lstm_hidden_size) == (MlpLstmPolicy, 8)
     run("enjoy", *options, "--no-render", "-n", "600")
     assert "Mean reward" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("env_id", "policy", "params"),
+    [
+        ("sb3_dai/TMaze-v0", HiddenStatesPolicy, []),
+        ("sb3_dai/PassiveTMaze10-v0", MlpLstmPolicy, ["policy_kwargs:dict(lstm_hidden_size=8,net_arch=[8])"]),
+    ],
+)
+def test_hidden_worlds_are_trained_enjoyed_and_filmed(
+    env_id: str,
+    policy: type,
+    params: list[str],
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """With eight environments at once, and a belief that acting carries from step to step."""
+    options = ["--algo", "dai", "--env", env_id, "-f", str(tmp_path)]
+    run("train", *options, "-n", "160", "--eval-freq", "80", "--eval-episodes", "1", "-params", "n_envs:8", *params)
+    predict, carried = policy.predict, []
+
+    def watched(self, observation, state=None, *args, **kwargs):
+        actions, after = predict(self, observation, state, *args, **kwargs)
+        carried.append((state, after))
+        return actions, after
+
+    monkeypatch.setattr(policy, "predict", watched)
+    run("enjoy", *options, "--no-render", "-n", "60")
+    assert "Mean reward" in capsys.readouterr().out
+    if importlib.util.find_spec("moviepy"):
+        run("record_video", *options, "-n", "12", "-o", str(tmp_path / "videos"))
+        assert list((tmp_path / "videos").glob("*.mp4"))
+    assert len(carried) in (60, 72)
+    for (_, after), (before, _) in itertools.pairwise(carried):
+        assert before is None or before is after
+    assert sum(before is None for before, _ in carried) == len(carried) // 36, "once a command"
 
 
 def test_acting_load_leaves_the_rest_as_saved(tmp_path: Path) -> None:

@@ -109,3 +109,9 @@ def test_trials_of_other_algorithms_are_left_alone(
     monkeypatch.setattr(rl_zoo3.train, "train", lambda: seen.append(rl_zoo3.train.ExperimentManager))
     run("train", "--algo", algo, "--env", ENV_ID)
     assert (seen != [ExperimentManager]) == is_ours
+
+
+def test_what_exact_beliefs_need_is_not_drawn(run, tmp_path):
+    options = ["--algo", "dai", "--env", "sb3_dai/TMaze-v0", "-n", "60", "-f", str(tmp_path)]
+    with pytest.raises(ValueError, match="--optimize: .*HiddenStatesPolicy"):
+        run("train", *options, "-optimize", "--n-trials", "1")
