@@ -113,5 +113,5 @@ def test_trials_of_other_algorithms_are_left_alone(
 
 def test_what_exact_beliefs_need_is_not_drawn(run, tmp_path):
     options = ["--algo", "dai", "--env", "sb3_dai/TMaze-v0", "-n", "60", "-f", str(tmp_path)]
-    with pytest.raises(ValueError, match="--optimize: .*HiddenStatesPolicy"):
+    with pytest.raises(ValueError, match=r"--optimize: .*HiddenStatesPolicy"):
         run("train", *options, "-optimize", "--n-trials", "1")
