@@ -1,7 +1,7 @@
 """Errors that name the argument, the value it got and the remedy."""
 
 from sb3_dai.checks.arguments import MIN_PRECISION, check_arguments, check_net_arch, check_policy_arguments
-from sb3_dai.checks.data import check_finite, check_log_prob, check_losses
+from sb3_dai.checks.data import check_cost, check_finite, check_log_prob, check_losses
 from sb3_dai.checks.spaces import SUPPORTED_ACTIONS, SUPPORTED_OBSERVATIONS, check_spaces
 from sb3_dai.checks.values import check_choice, check_number, check_schedule, value_at
 
@@ -11,6 +11,7 @@ __all__ = [
     "SUPPORTED_OBSERVATIONS",
     "check_arguments",
     "check_choice",
+    "check_cost",
     "check_finite",
     "check_log_prob",
     "check_losses",

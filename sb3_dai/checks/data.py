@@ -34,12 +34,33 @@ def check_log_prob(preference: Any, log_prob: Any, rewards: th.Tensor) -> None:
     :param rewards: of the same transitions, shape (batch, 1)
     :raises ValueError: if they are not as many numbers, which torch would expand to the batch or stumble over later
     """
-    if isinstance(log_prob, th.Tensor) and log_prob.shape == rewards.shape:
+    _check_column(f"preference={type(preference).__name__}", "log_prob", log_prob, len(rewards))
+
+
+def check_cost(term: Any, cost: Any, n: int) -> None:
+    """
+    :param term: one of the EFE that a user may have written
+    :param cost: what its ``cost`` returned
+    :param n: number of transitions
+    :raises ValueError: if they are not as many numbers
+    """
+    _check_column(f"terms: {type(term).__name__} (name={term.name!r})", "cost", cost, n)
+
+
+def _check_column(what: str, name: str, value: Any, n: int) -> None:
+    """
+    :param what: an object of the user's
+    :param name: of its method
+    :param value: what that returned
+    :param n: number of transitions
+    :raises ValueError: if it is not one number each
+    """
+    if isinstance(value, th.Tensor) and value.shape == (n, 1):
         return
-    found = f"shape {tuple(log_prob.shape)}" if isinstance(log_prob, th.Tensor) else f"a {type(log_prob).__name__}"
+    found = f"shape {tuple(value.shape)}" if isinstance(value, th.Tensor) else f"a {type(value).__name__}"
     raise ValueError(
-        f"preference={type(preference).__name__}: log_prob returned {found} for {len(rewards)} transitions. Return a tensor "
-        f"of shape {tuple(rewards.shape)}, such as log_prob.reshape(-1, 1)"
+        f"{what}: {name} returned {found} for {n} transitions. Return a tensor of shape {(n, 1)}, such as "
+        f"{name}.reshape(-1, 1)"
     )
 
 

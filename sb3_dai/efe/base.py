@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_dai.checks import value_at
+from sb3_dai.checks import check_cost, value_at
 from sb3_dai.equations import targets
 from sb3_dai.nets.statistics import RunningMean
 from sb3_dai.world_model.base import Prediction
@@ -79,6 +79,16 @@ class Term(nn.Module):
         :return: lower is better, without a gradient, shape (batch, 1)
         """
         raise NotImplementedError
+
+    def checked_cost(self, transition: Transition) -> th.Tensor:
+        """
+        :param transition: a batch of transitions
+        :return: the cost, shape (batch, 1)
+        :raises ValueError: if ``cost`` returns another shape
+        """
+        cost = self.cost(transition)
+        check_cost(self, cost, len(transition.actions))
+        return cost
 
     def weight_at(self, progress_remaining: float) -> float:
         """

@@ -126,7 +126,7 @@ def efe_targets(
         if term.reads_prediction and not c.learns_world_model:
             continue
         gamma = c.gamma if term.discount is None else term.discount
-        cost = term.sign * term.cost(transition)
+        cost = term.sign * term.checked_cost(transition)
         if term.of_returns:
             discount = gamma if n_step.discounts is None else n_step.discounts
             # A share of the policy's entropy makes its value a soft one

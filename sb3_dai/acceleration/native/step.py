@@ -295,7 +295,7 @@ class NativeStep:
             if source != Source.COST:
                 continue
             with th.no_grad():
-                alive.append(cost := term.cost(transition).expand(update.batch, 1))
+                alive.append(cost := term.checked_cost(transition))
             head.cost = place(cost)
         update.pessimism, update.target_entropy = policy.pessimism.item(), c.target_entropy.item()
         update.bootstrap_entropy, update.precision_learns = c.bootstrap_entropy, c.learns_precision

@@ -337,6 +337,22 @@ def test_bad_terms_are_named(terms, named, epistemic_weight):
         make(Chain(), epistemic_weight=epistemic_weight, policy_kwargs=dict(terms=terms))
 
 
+@pytest.mark.parametrize("backend", ["eager", "native"])
+@pytest.mark.parametrize(
+    ("cost", "found"),
+    [(lambda rewards: rewards[:, 0], r"shape \(32,\)"), (lambda rewards: rewards.mean(), r"shape \(\)"), (len, "a int")],
+)
+def test_a_cost_of_another_shape_is_named(cost, found, backend):
+    class Mistaken(Effort):
+        def cost(self, transition):
+            return cost(transition.rewards)
+
+    model = make(Chain(), policy_kwargs=dict(net_arch=[16], terms=[Mistaken()]), backend=backend)
+    message = rf"terms: Mistaken \(name='effort'\): cost returned {found} for 32 .* of shape \(32, 1\), such as cost\.reshape"
+    with pytest.raises(ValueError, match=message):
+        model.learn(60)
+
+
 def test_a_policy_by_itself_has_the_terms_that_it_is_given():
     arguments = VECTOR, DISCRETE, lambda _: 1e-3
     assert MlpPolicy(*arguments, net_arch=[4]).term_names == ["extrinsic", "epistemic"]
