@@ -11,14 +11,15 @@ beside SBX's DQN or SAC where that is installed (extra ``sbx``).
     python scripts/benchmark_speed.py environments --out docs/results/speed_environments.json
     python scripts/benchmark_speed.py scale --out docs/results/speed_scale.json --figure docs/figures/speed.png
     python scripts/benchmark_speed.py memory --out docs/results/speed_memory.json
+    python scripts/benchmark_speed.py recurrent --out docs/results/speed_recurrent.json
 
 ``steps`` times a gradient step and one ``predict`` of one observation, the first one after gradient steps by itself. All
 models have the same layers and batch and take turns, so that what else the machine does hits all of them; the ratio is the
 median over the turns. Where DQN is the peer, there are also rows for agents that observe numbered states or choose several
 actions at once: their ratio is to DQN on --env. ``compile`` says what the first compiled gradient steps cost,
-``environments`` how many steps a second a training run takes, ``scale`` how the cost of a gradient step grows, and ``memory``
-the largest that a process gets. A backend that the machine or the agent does not allow has no row. Read the ratios: absolute
-times differ from machine to machine and from run to run.
+``environments`` how many steps a second a training run takes, ``scale`` how the cost of a gradient step grows, ``memory`` the
+largest that a process gets, and ``recurrent`` what policies with a memory cost. A backend that the machine or the agent does
+not allow has no row. Read the ratios: absolute times differ from machine to machine and from run to run.
 """
 
 import argparse
@@ -40,6 +41,7 @@ import torch as th
 from gymnasium import spaces
 from provenance import provenance
 from sb3_contrib import QRDQN, TQC
+from speed_of_memory import recurrent
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
@@ -364,6 +366,7 @@ def draw(results: dict[str, Any], path: str) -> None:
 
 COMMANDS = {
     "steps": steps, "compile": compile_times, "first": first, "environments": environments, "scale": scale, "memory": memory,
+    "recurrent": recurrent,
 }  # fmt: skip
 
 
