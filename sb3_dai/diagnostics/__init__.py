@@ -11,6 +11,7 @@ from sb3_dai.diagnostics.hidden_states import (
     filtered_beliefs,
     predictive_log_likelihood,
 )
+from sb3_dai.diagnostics.log_likelihood import one_step_log_likelihood
 from sb3_dai.diagnostics.matrices import (
     argmax_accuracy,
     categorical_divergence,
@@ -57,6 +58,7 @@ __all__ = [
     "mixture_calibration",
     "observation_divergence",
     "one_step_error",
+    "one_step_log_likelihood",
     "predicted_transitions",
     "prediction_errors",
     "predictive_log_likelihood",

@@ -66,7 +66,7 @@ def _world_of_vectors(model: DAI) -> GaussianWorldModel:
     return policy.world_model
 
 
-def _normalized(model: DAI, observations: np.ndarray) -> np.ndarray:
+def normalized(model: DAI, observations: np.ndarray) -> np.ndarray:
     """
     :param model: a DAI model
     :param observations: as the environment returns them
@@ -87,10 +87,10 @@ def _rows(model: DAI, observations: np.ndarray) -> th.Tensor:
     array, shape = np.asarray(observations), model.observation_space.shape or ()
     if array.shape[1:] != shape or len(array) == 0:
         raise ValueError(f"observations of shape {array.shape}: give (n, {', '.join(map(str, shape))})")
-    return th.as_tensor(_normalized(model, array).reshape(len(array), -1), dtype=th.float32, device=model.device)
+    return th.as_tensor(normalized(model, array).reshape(len(array), -1), dtype=th.float32, device=model.device)
 
 
-def _codes(model: DAI, actions: np.ndarray) -> th.Tensor:
+def codes_of(model: DAI, actions: np.ndarray) -> th.Tensor:
     """
     :param model: a DAI model
     :param actions: as the environment takes them, shape (n, *action_shape)
@@ -199,7 +199,7 @@ def _open_loop(model: DAI, windows: np.ndarray, actions: np.ndarray) -> Predicti
     observed = windows.reshape(n, n_steps + 1, -1).astype(np.float64)
     predicted = []
     for step in range(n_steps):
-        row = _predict(model, row, _codes(model, actions[:, step]))[0].mean(dim=0)
+        row = _predict(model, row, codes_of(model, actions[:, step]))[0].mean(dim=0)
         guess = row.cpu().numpy().astype(np.float64)
         if normalize is not None:
             guess = normalize.unnormalize_obs(guess.reshape(n, *windows.shape[2:])).reshape(n, -1)  # type: ignore[union-attr]
@@ -252,7 +252,7 @@ def calibration(
     :raises ValueError: if its world model does not predict the observation itself, or a shape does not fit
     """
     rows, outcome = _rows(model, observations), _rows(model, next_observations)
-    mean, std = _predict(model, rows, _codes(model, actions))
+    mean, std = _predict(model, rows, codes_of(model, actions))
     # In double precision: the outcome and the mean are close to each other
     parts = [part.double().cpu().numpy() for part in (mean, std, outcome)]
     return mixture_calibration(parts[0], parts[1], parts[2], levels)
@@ -275,9 +275,9 @@ def record(
     observations, actions = [], []
     for episode in range(n_episodes):
         obs, _ = env.reset(seed=seed if episode == 0 else None)
-        seen, taken, over = [obs], [], False
+        seen, taken, over, state = [obs], [], False, None
         while not over:
-            action, _ = model.predict(_normalized(model, np.asarray(obs)), deterministic=deterministic)
+            action, state = model.predict(normalized(model, np.asarray(obs)), state, deterministic=deterministic)
             obs, _, terminated, truncated, _ = env.step(action)
             seen.append(obs)
             taken.append(action)
