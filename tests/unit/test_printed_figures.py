@@ -1,4 +1,4 @@
-"""Figures about hidden states in docs/results.md, and in the prose of the README, are those of their result files."""
+"""Figures about hidden states in docs/results.md and docs/speed.md, and in the README's prose, are those of their files."""
 
 import json
 import re
@@ -151,6 +151,21 @@ def test_rows_of_hidden_worlds(row):
 
 def test_hidden_worlds_have_rows():
     assert len(WORLDS) >= 3
+
+
+# ----- The speed of policies with a memory -----
+
+
+@pytest.mark.parametrize("name", ["speed_recurrent", "speed_recurrent_box"])
+def test_costs_of_policies_with_a_memory(name):
+    page = (ROOT / "docs" / "speed.md").read_text()
+    table = re.search(rf"{name}\.json`\).*?\n\n\|.*?\n\|[-|]+\n(.*?)\n\n", page, re.S)[1]
+    printed = {cells[0]: cells[1:] for cells in ([c.strip() for c in row.strip("|").split("|")] for row in table.splitlines())}
+    results = json.loads((RESULTS / f"{name}.json").read_text())["results"]
+    assert printed.keys() == results.keys()
+    for agent, row in results.items():
+        kinds = "transitions", "median_step", "ratio_step", "ratio_predict", "ratio_learn"
+        assert are_printed(printed[agent], [row[kind] for kind in kinds]), agent
 
 
 # ----- The README -----
