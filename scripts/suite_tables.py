@@ -56,24 +56,23 @@ def score_table(rows: Sequence[Row], suite: dict[str, Any]) -> list[str]:
     """
     :param rows: of a store
     :param suite: that they are of
-    :return: lines of a Markdown table for each task, in the order of the suite
+    :return: lines of a Markdown table for each environment and number of steps, in the order of the suite
     """
     found, lines = groups(rows), []
+    # Some agents of an environment may have more seeds than others, and so a task of their own
+    cells: dict[tuple[str, int], list[dict[str, str]]] = {}
     for task in suite["tasks"]:
         for env in task["environments"]:
             agents = [name for name in task["agents"] if (env, name) in found]
-            cells = [cells_of_agent(found[env, name], task.get("threshold")) for name in agents]
-            headings = [*dict.fromkeys(heading for row in sorted(cells, key=len, reverse=True) for heading in row)]
-            if not cells:
-                continue
-            lines += [
-                f"### {env}, {task['steps']:,} steps",
-                "",
-                "| " + " | ".join(headings) + " |",
-                "|---" * len(headings) + "|",
-            ]
-            lines += ["| " + " | ".join(row.get(heading, "") for heading in headings) + " |" for row in cells]
-            lines.append("")
+            table = cells.setdefault((env, task["steps"]), [])
+            table += [cells_of_agent(found[env, name], task.get("threshold")) for name in agents]
+    for (env, steps), table in cells.items():
+        if not table:
+            continue
+        headings = [*dict.fromkeys(heading for row in sorted(table, key=len, reverse=True) for heading in row)]
+        lines += [f"### {env}, {steps:,} steps", "", "| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+        lines += ["| " + " | ".join(row.get(heading, "") for heading in headings) + " |" for row in table]
+        lines.append("")
     return lines
 
 
@@ -237,6 +236,7 @@ def markdown(rows: Sequence[Row], suite: dict[str, Any]) -> str:
     :param suite: that they are of
     :return: the part of docs/results.md that they make
     """
-    return "\n".join(
-        [*origin_lines(rows), *score_table(rows, suite), "### All tasks together", "", *improvement_table(rows, suite)]
-    )
+    lines = [*origin_lines(rows), *score_table(rows, suite)]
+    if "scale" in suite:  # Else scores of different environments cannot be put together
+        lines += ["### All tasks together", "", *improvement_table(rows, suite)]
+    return "\n".join(lines)
