@@ -9,22 +9,18 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_dai.checks import check_number
-from sb3_dai.equations.deliberation import sophisticated_efe, state_values
-from sb3_dai.equations.salience import joint_likelihood
+from sb3_dai.equations.deliberation import sophisticated_efe
+from sb3_dai.equations.hidden_states import filtered_states
+from sb3_dai.equations.point_values import Decisions
 from sb3_dai.policy import DAIPolicy
 from sb3_dai.policy_recurrent import RecurrentPolicy
 from sb3_dai.world_model.base import Belief
 from sb3_dai.world_model.filters import BeliefFilter, Memory
 from sb3_dai.world_model.hidden_filter import ExactFilter, HiddenStatesWorldModel, outcome_numbers, parts_of_free_energy
-from sb3_dai.world_model.hidden_states import Episodes, HiddenStateModel
-from sb3_dai.world_model.regression import BeliefRegression
+from sb3_dai.world_model.hidden_states import HiddenStateModel
+from sb3_dai.world_model.planning import Plan, make_plan
+from sb3_dai.world_model.tables import Episodes
 
-N_REFINEMENTS = 3
-"""Of what is paid in each state by what is known afterwards of the states."""
-MIN_VARIANCE = 1e-4
-"""Smallest variance of what is paid in a state, in squared nats."""
-N_SWEEPS = 12
-"""Of value iteration for each action, beginning with the values of the one before."""
 NOISE = 0.1
 """Standard deviation of the random factors of the first counts: states of which nothing is known would stay the same."""
 
@@ -79,7 +75,6 @@ class HiddenStatesPolicy(RecurrentPolicy):
     """
 
     belief_filter: ExactFilter
-    values_of_states: th.Tensor
     gamma: th.Tensor
     # No nets that could lag behind: targets and averages read the same belief
     followed_by_targets = DAIPolicy.followed_by_targets
@@ -129,8 +124,8 @@ class HiddenStatesPolicy(RecurrentPolicy):
         self.belief_filter, self.memory_dim = ExactFilter(self.states), self.n_hidden_states
         DAIPolicy._make_nets(self, features_dim, n_terms)
         self.world_model = HiddenStatesWorldModel(self.states)
-        self.paid = BeliefRegression(self.n_hidden_states, n_actions, n_targets=2)
-        self.register_buffer("values_of_states", th.zeros(self.n_hidden_states))
+        self._plan: Plan | None = None
+        self._drawn_plan: Plan | None = None
         self.register_buffer("gamma", th.tensor(0.99))  # The algorithm's
 
     @property
@@ -161,74 +156,96 @@ class HiddenStatesPolicy(RecurrentPolicy):
         outcomes = outcome_numbers(next_belief.raw, self.states.n_outcomes)
         return {}, parts_of_free_energy(self.states, here, after, actions.argmax(dim=1), outcomes)
 
-    @th.no_grad()
-    def tree_efe(self, belief: Belief) -> th.Tensor:
+    def _world(self, draws: bool) -> Decisions:
         """
-        Look ahead through the exact model: a tree of actions and outcomes, and after its last action what would follow if the
-        state were seen from then on. Information is in nats.
+        :param draws: whether to draw what is not known for certain from its posterior, instead of the mean
+        :return: the world to decide in. Beside what is paid, what would be learned in a state counts, in nats
+        """
+        world = self.states.decisions(draws)
+        epistemic = self._epistemic_weight()
+        if epistemic == 0.0:
+            return world
+        return world._replace(rewards=world.rewards + epistemic * self.states.gains_of_seen_states())
+
+    def _epistemic_weight(self) -> float:
+        return dict(zip(self.term_names, self.head_weights.tolist(), strict=True)).get("epistemic", 0.0)
+
+    @th.no_grad()
+    def draw(self) -> None:
+        """
+        Draw a world from the posterior of all that is learned, and plan in it: what is done until the next draw explores by it
+        (posterior sampling: Osband et al. 2013, "(More) efficient reinforcement learning via posterior sampling").
+        """
+        points = None if self._drawn_plan is None else self._drawn_plan.points
+        seed = int(th.randint(2**31, ()))
+        self._drawn_plan = make_plan(self._world(draws=True), float(self.gamma), seed, points)
+
+    @th.no_grad()
+    def plan(self, draws: bool) -> Plan:
+        """
+        :param draws: whether it is that of the last draw, or that of the mean
+        :return: the plan
+        """
+        if draws:
+            if self._drawn_plan is None:
+                self.draw()
+            assert self._drawn_plan is not None
+            return self._drawn_plan
+        world = self._world(draws=False)
+        if self._plan is None or not all(th.equal(*pair) for pair in zip(world, self._plan.world, strict=True)):
+            self._plan = make_plan(world, float(self.gamma), seed=0)
+        return self._plan
+
+    @th.no_grad()
+    def tree_efe(self, belief: Belief, draws: bool = False) -> th.Tensor:
+        """
+        Look ahead through the model: a tree of actions and outcomes, and after its last action what the plan says.
+        Information is in nats.
 
         :param belief: about s
+        :param draws: whether to plan in the world of the last draw, or in that of the mean
         :return: G(s,.), shape (batch, n_actions)
         """
-        weights = dict(zip(self.term_names, self.head_weights.tolist(), strict=True))
-        epistemic = weights.get("epistemic", 0.0)
-        transition, gamma = self.states.transition(), float(self.gamma)
-        paid, ends = self.paid.coefficients.permute(2, 1, 0)  # Of each state and action
-        ends = ends.clamp(0.0, 1.0)
-        gains = self.states.gains_of_seen_states() + self.paid.gains_of_seen_states()
-        rewards = paid + epistemic * gains
-        self.values_of_states = state_values(rewards, transition * (1.0 - ends), gamma, N_SWEEPS, self.values_of_states)
+        plan, epistemic = self.plan(draws), self._epistemic_weight()
+        world = plan.world
 
         def cost(states: th.Tensor) -> th.Tensor:
-            efe = -states @ paid
-            if epistemic == 0.0:
-                return efe
-            gains = self.states.information_gains(states).total() + self.paid.information_gain(states)
-            return efe - epistemic * gains
+            efe = -states @ world.rewards
+            return efe if epistemic == 0.0 else efe - epistemic * self.states.information_gains(states).salience
 
         return sophisticated_efe(
             belief.features[:, -self.n_hidden_states :],
-            transition,
-            joint_likelihood(self.states.likelihoods()),
+            world.transition,
+            world.likelihood,
             cost,
             self.horizon,
-            gamma,
-            leaf=lambda states: -states @ self.values_of_states,
-            continues=lambda states: 1.0 - states @ ends,
+            float(self.gamma),
+            leaf=lambda states: -plan.values(states),
+            continues=lambda states: states @ world.continues,
         )
 
     def choose(self, belief: Belief, deterministic: bool) -> th.Tensor:
         if self.horizon == 0:
             return super().choose(belief, deterministic)
-        logits = -self.precision * self.tree_efe(belief)
+        logits = -self.precision * self.tree_efe(belief, draws=not deterministic)
         actions = self.action_model.act(logits, deterministic, self.action_precision)
         return actions.to(self.action_dtype).squeeze(1)
 
+    @th.no_grad()
     def learn_episodes(self, episodes: Episodes, targets: th.Tensor) -> None:
         """
-        Learn A, B, D anew, and what is paid and what ends episodes.
+        Learn anew: A, B, D, what is paid and what ends episodes.
 
         :param episodes: all that is to be remembered
         :param targets: weighted log-preference of each step's outcome, and 1 where it ended the episode, shape
             (n_episodes, time - 1, 2)
         """
-        self.states.learn_from_many_starts(episodes, self.n_starts)
         valid = episodes.mask[:, 1:]
-        actions, paid = episodes.actions[valid], targets[valid]
+        payments = th.zeros_like(episodes.actions)
+        payments[valid] = self.states.payments.number(targets[valid])
+        self.states.learn_from_many_starts(episodes._replace(payments=payments).distinct(), self.n_starts)
 
-        def regress(states: th.Tensor) -> None:
-            self.paid.forget()
-            self.paid.learn(states[:, :-1][valid], actions, paid)
-
-        regress(self.states.filtered(episodes))
-        for _ in range(N_REFINEMENTS):
-            # What was paid tells afterwards which state it was
-            errors = targets[:, :, :1] - self.paid.coefficients[episodes.actions][:, :, :, 0]
-            weights = self.states.smoothed(episodes, th.zeros_like(errors[:, :1]))[:, :-1]
-            variance = ((weights * errors.square()).sum(dim=2)[valid].mean()).clamp(min=MIN_VARIANCE)
-            told = -0.5 * errors.square() / variance * valid.unsqueeze(2)
-            regress(self.states.smoothed(episodes, th.cat([told, th.zeros_like(told[:, :1])], dim=1)))
-
+    @th.no_grad()
     def count(
         self,
         state: Memory,
@@ -248,9 +265,12 @@ class HiddenStatesPolicy(RecurrentPolicy):
             (n_envs, 2)
         """
         belief, actions = state[0], state[1].argmax(dim=1)
-        self.paid.learn(belief, actions, targets)
+        payments = self.states.payments.number(targets)
         if episode_starts.any():
             self.states.count_first(belief[episode_starts], outcomes[episode_starts])
+        # What was paid says more about s
+        belief, _ = filtered_states(belief, self.states.payments.log_likelihood(payments, actions))
+        self.states.payments.count(payments, actions, belief)
         predicted = self.states.predict_states(belief)[th.arange(len(actions), device=actions.device), actions]
         self.states.count(belief, actions, self.states.infer(predicted, next_outcomes)[0], next_outcomes)
 

@@ -20,7 +20,7 @@ from sb3_dai.policy_recurrent import RecurrentPolicy
 from sb3_dai.preferences.base import Preference
 from sb3_dai.saving import CrashSafeSaving
 from sb3_dai.world_model import DirichletWorldModel
-from sb3_dai.world_model.hidden_states import Episodes
+from sb3_dai.world_model.tables import Episodes
 
 
 class Rollouts(CrashSafeSaving):
@@ -38,6 +38,8 @@ class Rollouts(CrashSafeSaving):
     """Number of episodes that a model of hidden states has seen the end of."""
     _smooths_at = 1
     """The number at which it learns from all of them again."""
+    _draws_at = 0
+    """The number from which it draws another world at the next start of an episode."""
 
     _last_memory: np.ndarray | None = None
     """What its filter carried to the last observations, shape (n_envs, size)."""
@@ -86,6 +88,8 @@ class Rollouts(CrashSafeSaving):
         assert self._last_obs is not None
         before = self.policy.carried(self._last_state, self._last_episode_starts, n_envs)
         self._last_memory = self.policy.flattened(before[:-1]).cpu().numpy()
+        if isinstance(self.policy, HiddenStatesPolicy) and self.policy.horizon > 0 and np.any(self._last_episode_starts):
+            self._draw_world(self.policy)
         # The belief goes on in the random steps as well
         actions, state = self.policy.predict(self._last_obs, self._last_state, self._last_episode_starts)
         if self.num_timesteps < learning_starts:
@@ -118,6 +122,17 @@ class Rollouts(CrashSafeSaving):
             self._count_states(self.policy, replay_buffer, dones)
         self._last_episode_starts = dones
 
+    def _draw_world(self, policy: HiddenStatesPolicy) -> None:
+        """
+        Draw the world to plan in for the next episodes: one, and more when there have been so many that it hardly changes.
+
+        :param policy: with a model of hidden states
+        """
+        if self._n_episodes >= self._draws_at and self.num_timesteps >= self.learning_starts:
+            with one_thread():
+                policy.draw()
+            self._draws_at = self._n_episodes + 1 + self._n_episodes // 20
+
     def _count_states(self, policy: HiddenStatesPolicy, replay_buffer: ReplayBuffer, dones: np.ndarray) -> None:
         """
         Learn from the last step, and from all episodes when their number has grown by a tenth.
@@ -142,6 +157,7 @@ class Rollouts(CrashSafeSaving):
             with one_thread():
                 log_preferences = self.preference_weight * replay_buffer.rewards[: replay_buffer.size()]
                 episodes, paid = read_episodes(replay_buffer, log_preferences)
-                episodes = Episodes(*(part.to(policy.device) for part in episodes))
+                episodes = Episodes(*(part if part is None else part.to(policy.device) for part in episodes))
                 policy.learn_episodes(episodes, paid.to(policy.device))
+            self._draws_at = self._n_episodes  # States may have other numbers now
             self._smooths_at = self._n_episodes + max(1, self._n_episodes // 10)

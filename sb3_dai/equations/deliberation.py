@@ -1,28 +1,8 @@
-"""Planning with numbered hidden states: value iteration where they would be seen, a tree of beliefs where they are not."""
+"""Looking ahead with numbered hidden states: a tree of actions and outcomes."""
 
 from collections.abc import Callable
 
 import torch as th
-
-
-def state_values(
-    rewards: th.Tensor, transition: th.Tensor, gamma: float, n_sweeps: int, values: th.Tensor | None = None
-) -> th.Tensor:
-    """
-    Sweeps of value iteration, ``V(s) = max_a [ r(s,a) + gamma sum_s' B[s',s,a] V(s') ]``: what would follow if the state were
-    seen from now on (Q_MDP: Littman et al. 1995, "Learning policies for partially observable environments").
-
-    :param rewards: r(s,a), shape (n_states, n_actions)
-    :param transition: B, shape (n_states, n_states, n_actions)
-    :param gamma: discount factor
-    :param n_sweeps: number of sweeps
-    :param values: V to begin with, zeros by default, shape (n_states,)
-    :return: V, shape (n_states,)
-    """
-    values = rewards.new_zeros(len(rewards)) if values is None else values
-    for _ in range(n_sweeps):
-        values = (rewards + gamma * th.tensordot(values, transition, dims=([0], [0]))).max(dim=1).values
-    return values
 
 
 def sophisticated_efe(
@@ -62,13 +42,12 @@ def sophisticated_efe(
     if depth == 1 and leaf is None:
         return efe
     predicted = th.einsum("xsa,bs->bax", transition, belief)
-    joint = predicted.unsqueeze(2) * likelihood
-    probability = joint.sum(dim=3)
+    probability = predicted @ likelihood.T
     likely = probability >= th.minimum(probability.max(dim=2, keepdim=True).values, probability.new_tensor(min_probability))
     kept = probability * likely
     kept = kept / kept.sum(dim=2, keepdim=True)
     branches = likely.nonzero(as_tuple=True)
-    children = joint[branches] / probability[branches].unsqueeze(1)
+    children = predicted[branches[:2]] * likelihood[branches[2]] / probability[branches].unsqueeze(1)
     if depth == 1:
         assert leaf is not None
         values = leaf(children)

@@ -7,7 +7,8 @@ from sb3_dai.equations import hidden_states as inference
 from sb3_dai.equations.free_energy import categorical_divergence
 from sb3_dai.world_model.base import Belief, WorldModel
 from sb3_dai.world_model.filters import BeliefFilter, Memory
-from sb3_dai.world_model.hidden_states import Episodes, HiddenStateModel
+from sb3_dai.world_model.hidden_states import HiddenStateModel
+from sb3_dai.world_model.tables import Episodes
 
 
 def outcome_numbers(features: th.Tensor, sizes: tuple[int, ...]) -> th.Tensor:
