@@ -112,19 +112,20 @@ def point_based_values(
     going_on = (world.transition * world.continues).permute(2, 0, 1)
     rows = th.arange(len(beliefs), device=beliefs.device)
     values, kept = (beliefs @ vectors.T).max(dim=1)
+    distinct = vectors  # Those that are the best at no point may be so after an outcome
     for _ in range(n_sweeps):
-        distinct, vectors = vectors[kept.unique()], vectors[kept]
         of_actions, best = action_values(beliefs, seen, world, gamma, distinct)
         actions = of_actions.argmax(dim=1)
         ahead = (seen.likelihood[rows, actions] * distinct[best[rows, actions]]).sum(dim=1)
-        found = th.empty_like(vectors)
+        found = th.empty_like(beliefs)
         for action in actions.unique().tolist():
             which = actions == action
             found[which] = world.rewards[:, action] + gamma * ahead[which] @ going_on[action]
         is_better = (found * beliefs).sum(dim=1) > values
-        vectors = th.where(is_better.unsqueeze(1), found, vectors)
+        vectors = th.where(is_better.unsqueeze(1), found, vectors[kept])
         before = values
         values, kept = (beliefs @ vectors.T).max(dim=1)
+        distinct = vectors[kept.unique()]
         if (values - before).max() <= tolerance:
             break
-    return vectors[kept.unique()]
+    return distinct

@@ -10,7 +10,7 @@ MAX_PAYMENTS = 16
 PRIOR_COUNT = 0.1
 """Of each pair that was met, for each state and action: small, since most worlds pay the same each time."""
 TOLERANCE = 1e-5
-"""Payments that differ by less are the same, in units of the larger one or of 1."""
+"""Payments that differ by less are the same, in units of the largest one or of 1."""
 
 
 def drawn_distributions(counts: th.Tensor) -> th.Tensor:
@@ -65,7 +65,7 @@ class PaymentCounts(nn.Module):
         :return: from each known pair; one that ends an episode is far from one that does not, shape (n, n_known)
         """
         known = self.values[: int(self.n_known)]
-        scale = th.maximum(pairs[:, None, 0].abs(), known[:, 0].abs()).clamp(min=1.0)
+        scale = known[:, 0].abs().max().clamp(min=1.0) if len(known) else 1.0
         apart = (pairs[:, None] - known).abs()
         return apart[:, :, 0] / scale + 1e6 * apart[:, :, 1]
 
