@@ -245,10 +245,9 @@ class DAI(Rollouts):
         self.term_names = [*self.policy.term_names]
         if isinstance(self.policy, HiddenStatesPolicy):
             self.policy.gamma.fill_(self.gamma)
-            if self.policy.horizon > 0 and not isinstance(self.preference, RewardPreference):
+            if self.policy.plans and not isinstance(self.preference, RewardPreference):
                 raise ValueError(
-                    f"preference={self.preference!r} with horizon={self.policy.horizon} in policy_kwargs: only rewards are "
-                    "looked ahead to. Leave one of them out"
+                    f"preference={self.preference!r}: plans see rewards alone. Give plans=False in policy_kwargs"
                 )
         self._check_buffer()
         if callable(self.habit_prior):  # May it fail here instead of in the midst of training

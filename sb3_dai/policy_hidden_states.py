@@ -9,18 +9,19 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_dai.checks import check_number
-from sb3_dai.equations.deliberation import sophisticated_efe
 from sb3_dai.equations.hidden_states import filtered_states
-from sb3_dai.equations.point_values import Decisions
+from sb3_dai.equations.point_values import Decisions, action_values, branches
 from sb3_dai.policy import DAIPolicy
 from sb3_dai.policy_recurrent import RecurrentPolicy
 from sb3_dai.world_model.base import Belief
 from sb3_dai.world_model.filters import BeliefFilter, Memory
 from sb3_dai.world_model.hidden_filter import ExactFilter, HiddenStatesWorldModel, outcome_numbers, parts_of_free_energy
 from sb3_dai.world_model.hidden_states import HiddenStateModel
-from sb3_dai.world_model.planning import Plan, make_plan
+from sb3_dai.world_model.planning import MAX_GAMMA, Plan, make_plan
 from sb3_dai.world_model.tables import Episodes
 
+MAX_BRANCHES = 64
+"""Outcomes of an action that are told apart when acting."""
 NOISE = 0.1
 """Standard deviation of the random factors of the first counts: states of which nothing is known would stay the same."""
 
@@ -68,8 +69,8 @@ class HiddenStatesPolicy(RecurrentPolicy):
         :class:`sb3_dai.world_model.hidden_states.HiddenStateModel`
     :param n_starts: Number of random starts from which smoothing tries to learn A and B better, each time. Where neither is
         known, or states look the same, it finds a poor optimum from one alone.
-    :param horizon: Number of actions to look ahead through the model. They are then taken by softmax(-precision G), or the
-        best by G, instead of by the policy net; information is in nats. 0 for none
+    :param plans: whether actions are planned through the model, over all outcomes, and taken by softmax(-precision G), or the
+        best by G. Else the policy net acts. Plans see rewards alone, no other preferences
     :param kwargs: the other arguments of :class:`sb3_dai.policy_recurrent.RecurrentPolicy`
     :raises ValueError: if a space or an argument does not fit
     """
@@ -94,10 +95,9 @@ class HiddenStatesPolicy(RecurrentPolicy):
         pD: Any = None,
         assignment: str = "soft",
         n_starts: int = 0,
-        horizon: int = 0,
+        plans: bool = True,
         **kwargs: Any,
     ) -> None:
-        check_number("horizon", horizon, 0, whole=True)
         check_number("n_starts", n_starts, 0, whole=True)
         if not isinstance(action_space, spaces.Discrete):
             raise ValueError(f"action_space={action_space}: exact beliefs need Discrete actions")
@@ -108,7 +108,7 @@ class HiddenStatesPolicy(RecurrentPolicy):
         if isinstance(observation_space, spaces.Dict):
             kwargs.setdefault("features_extractor_class", CombinedExtractor)
         self.n_hidden_states = n_hidden_states
-        self.horizon, self.n_starts = horizon, n_starts
+        self.plans, self.n_starts = plans, n_starts
         self.given = dict(A=A, B=B, D=D, pA=pA, pB=pB, pD=pD, assignment=assignment)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
@@ -197,37 +197,25 @@ class HiddenStatesPolicy(RecurrentPolicy):
         return self._plan
 
     @th.no_grad()
-    def tree_efe(self, belief: Belief, draws: bool = False) -> th.Tensor:
+    def planned_efe(self, belief: Belief, draws: bool = False) -> th.Tensor:
         """
-        Look ahead through the model: a tree of actions and outcomes, and after its last action what the plan says.
-        Information is in nats.
+        What each action and the plan after it are worth, over all outcomes. Information is in nats.
 
         :param belief: about s
         :param draws: whether to plan in the world of the last draw, or in that of the mean
         :return: G(s,.), shape (batch, n_actions)
         """
-        plan, epistemic = self.plan(draws), self._epistemic_weight()
-        world = plan.world
-
-        def cost(states: th.Tensor) -> th.Tensor:
-            efe = -states @ world.rewards
-            return efe if epistemic == 0.0 else efe - epistemic * self.states.information_gains(states).salience
-
-        return sophisticated_efe(
-            belief.features[:, -self.n_hidden_states :],
-            world.transition,
-            world.likelihood,
-            cost,
-            self.horizon,
-            float(self.gamma),
-            leaf=lambda states: -plan.values(states),
-            continues=lambda states: states @ world.continues,
-        )
+        world, vectors, _ = self.plan(draws)
+        states = belief.features[:, -self.n_hidden_states :]
+        seen = branches(states, world, MAX_BRANCHES)
+        values, _ = action_values(states, seen, world, min(float(self.gamma), MAX_GAMMA), vectors)
+        epistemic = self._epistemic_weight()
+        return -values if epistemic == 0.0 else -values - epistemic * self.states.information_gains(states).salience
 
     def choose(self, belief: Belief, deterministic: bool) -> th.Tensor:
-        if self.horizon == 0:
+        if not self.plans:
             return super().choose(belief, deterministic)
-        logits = -self.precision * self.tree_efe(belief, draws=not deterministic)
+        logits = -self.precision * self.planned_efe(belief, draws=not deterministic)
         actions = self.action_model.act(logits, deterministic, self.action_precision)
         return actions.to(self.action_dtype).squeeze(1)
 
@@ -276,5 +264,5 @@ class HiddenStatesPolicy(RecurrentPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        data.update(n_hidden_states=self.n_hidden_states, horizon=self.horizon, n_starts=self.n_starts, **self.given)
+        data.update(n_hidden_states=self.n_hidden_states, plans=self.plans, n_starts=self.n_starts, **self.given)
         return data

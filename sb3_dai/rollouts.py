@@ -88,7 +88,7 @@ class Rollouts(CrashSafeSaving):
         assert self._last_obs is not None
         before = self.policy.carried(self._last_state, self._last_episode_starts, n_envs)
         self._last_memory = self.policy.flattened(before[:-1]).cpu().numpy()
-        if isinstance(self.policy, HiddenStatesPolicy) and self.policy.horizon > 0 and np.any(self._last_episode_starts):
+        if isinstance(self.policy, HiddenStatesPolicy) and self.policy.plans and np.any(self._last_episode_starts):
             self._draw_world(self.policy)
         # The belief goes on in the random steps as well
         actions, state = self.policy.predict(self._last_obs, self._last_state, self._last_episode_starts)

@@ -57,7 +57,7 @@ class ExactFilter(BeliefFilter):
         :param actions: one-hot codes, zeros where an episode starts, shape (batch, n_actions)
         :return: p(s') before the observation: D as it is now where an episode starts, same shape as ``belief``
         """
-        predicted = inference.predicted_states(belief, self.states.transition(), actions.argmax(dim=1))
+        predicted = self.states.predict_going_on(belief, actions.argmax(dim=1))
         return th.where(actions.any(dim=1, keepdim=True), predicted, self.states.initial_states())
 
     @th.no_grad()

@@ -222,6 +222,17 @@ class HiddenStateModel(nn.Module):
         """
         return inference.all_predicted_states(belief, self.transition())
 
+    def predict_going_on(self, belief: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param belief: about s, shape (batch, n_states)
+        :param actions: number of each action, shape (batch,)
+        :return: p(s') where the episode has not ended with the action, which says something about s, same shape as ``belief``
+        """
+        going_on = belief * (1.0 - self.payments.expected()[1].T[actions])
+        shares = going_on / going_on.sum(dim=1, keepdim=True).clamp(min=inference.IMPOSSIBLE)
+        possible = going_on.sum(dim=1, keepdim=True) > inference.IMPOSSIBLE
+        return inference.predicted_states(th.where(possible, shares, belief), self.transition(), actions)
+
     @th.no_grad()
     def count_first(self, belief: th.Tensor, outcomes: th.Tensor) -> None:
         """
