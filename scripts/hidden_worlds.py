@@ -1,12 +1,12 @@
 """
 Agents with exact beliefs in small worlds whose states are hidden, beside the optimum over beliefs.
 
-    python scripts/hidden_worlds.py --agents tmaze-given tmaze-A tmaze-AB --seeds 100-109 --out docs/results/hidden_worlds.json
+    python scripts/hidden_worlds.py --agents tmaze-given tmaze-A tmaze-AB --seeds 120-129 --out docs/results/hidden_worlds.json
 
 Each agent is an entry of --config: the world (``env``), what is known of it (``given``: of the true A, B and D), and
-hyperparameters of a DAI. The results hold each training episode's return, length and success (for the T-maze, of reading the
-cue first and then entering the right arm), the same of deterministic episodes of the trained agent, and the optimal expected
-return.
+hyperparameters of a DAI; or ``policy`` and ``frames``, the number of observations that it sees at once. The results hold each
+training episode's return, length and success (for the T-maze, of reading the cue first and then entering the right arm), and
+what is expected of deterministic episodes of the trained agent, and of the best policy over beliefs.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import numpy as np
 import torch as th
 import yaml
 from expected import expected_outcome
+from gymnasium.wrappers import FrameStackObservation
 from joblib import Parallel, delayed
 from provenance import finished, provenance
 from stable_baselines3.common.callbacks import BaseCallback
@@ -41,7 +42,7 @@ class Episodes(BaseCallback):
         super().__init__()
         self.returns: list[float] = []
         self.lengths: list[int] = []
-        self.successes: list[bool] = []
+        self.successes: list[int] = []
 
     def _on_training_start(self) -> None:
         self.rewards: list[list[float]] = [[] for _ in range(self.training_env.num_envs)]
@@ -56,7 +57,7 @@ class Episodes(BaseCallback):
                 self.returns.append(round(sum(rewards), 4))
                 self.lengths.append(len(rewards))
                 world = self.training_env.envs[i].unwrapped  # type: ignore[attr-defined]
-                self.successes.append(succeeded(world, self.locals["infos"][i], self.first_actions[i]))
+                self.successes.append(int(succeeded(world, self.locals["infos"][i], self.first_actions[i])))
                 self.rewards[i] = []
         return True
 
@@ -81,10 +82,11 @@ def truth(env: Any, given: str) -> dict[str, Any]:
     return {name: tables[name] for name in given}
 
 
-def evaluate(model: DAI, env: gym.Env) -> dict[str, float]:
+def evaluate(model: DAI, env: gym.Env, frames: int) -> dict[str, float]:
     """
     :param model: trained
     :param env: the world, with its time limit
+    :param frames: number of observations that it sees at once
     :return: expected return, length and success of its deterministic episodes
     """
     assert env.spec is not None and env.spec.max_episode_steps is not None
@@ -92,7 +94,11 @@ def evaluate(model: DAI, env: gym.Env) -> dict[str, float]:
     first_action = CUE if isinstance(world, sb3_dai.envs.TMaze) else None
 
     def act(observations: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
-        return model.predict(observations, state, deterministic=True)
+        if frames == 1:
+            return model.predict(observations, state, deterministic=True)
+        before = np.repeat(observations[:, None], frames, axis=1) if state is None else state[0]
+        seen = np.concatenate([before[:, 1:], observations[:, None]], axis=1)
+        return model.predict(seen, deterministic=True)[0], (seen,)
 
     return vars(expected_outcome(act, world, env.spec.max_episode_steps, first_action))
 
@@ -132,24 +138,27 @@ def run(agent: str, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     :return: the raw results
     """
     th.set_num_threads(1)
-    params = evaluated(dict(entry))
-    env_id, given, steps, n_envs = (params.pop(name) for name in ("env", "given", "n_timesteps", "n_envs"))
-    env_kwargs = params.pop("env_kwargs", {})
+    params = {"policy": "HiddenStatesPolicy", "frames": 1, "env_kwargs": {}, **evaluated(dict(entry))}
+    env_id, steps, n_envs, frames, env_kwargs = (
+        params.pop(name) for name in ("env", "n_timesteps", "n_envs", "frames", "env_kwargs")
+    )
     env = gym.make(env_id, **env_kwargs)
-    tables, kwargs = truth(env.unwrapped, given), params.pop("policy_kwargs")
-    kwargs = {"n_hidden_states": env.unwrapped.n_states, **tables, **kwargs}  # type: ignore[attr-defined]
-    envs = make_vec_env(env_id, n_envs, env_kwargs=env_kwargs)
+    if params["policy"] == "HiddenStatesPolicy":
+        tables, kwargs = truth(env.unwrapped, params.pop("given")), params.pop("policy_kwargs")
+        params["policy_kwargs"] = {"n_hidden_states": env.unwrapped.n_states, **tables, **kwargs}  # type: ignore[attr-defined]
+    stacks = dict(wrapper_class=FrameStackObservation, wrapper_kwargs=dict(stack_size=frames)) if frames > 1 else {}
+    envs = make_vec_env(env_id, n_envs, env_kwargs=env_kwargs, **stacks)
     episodes, start = Episodes(), time.process_time()
-    model = DAI("HiddenStatesPolicy", envs, policy_kwargs=kwargs, seed=seed, **params).learn(steps, callback=episodes)
+    model = DAI(env=envs, seed=seed, **params).learn(steps, callback=episodes)
     seconds = time.process_time() - start
     return {
-        "agent": agent, "env": env_id, "steps": steps, "seed": seed, "seconds": round(seconds, 1), "params": entry,
+        "agent": agent, "env": env_id, "steps": steps, "seed": seed, "processor_seconds": round(seconds, 1), "params": entry,
         "returns": episodes.returns, "lengths": episodes.lengths, "successes": episodes.successes,
-        "final": evaluate(model, env), "optimum": optimum(env),
+        "final": evaluate(model, env, frames), "optimum": optimum(env),
     }  # fmt: skip
 
 
-def solved_at(successes: list[bool], window: int = 100, share: float = 0.95) -> float:
+def solved_at(successes: list[int], window: int = 100, share: float = 0.95) -> float:
     """
     :param successes: of the training episodes
     :param window: number of episodes
@@ -194,12 +203,13 @@ def main() -> None:
         last_100 = [np.mean(result["successes"][-100:]) for result in chosen]
         at = [solved_at(result["successes"]) for result in chosen]
         best = chosen[0]["optimum"]
+        seconds = np.mean([result["processor_seconds"] for result in chosen])
         print(
-            f"{agent:16s} {len(chosen)} seeds: return {totals.mean():.3f} (worst {totals.min():.3f}), optimum "
-            f"{best['total']:.3f}; success {shares.mean():.3f} (worst {shares.min():.3f}), optimum {best['success']:.3f}; "
-            f"{lengths.mean():.2f} steps (worst {lengths.max():.2f}), optimum {best['length']:.2f}; in training: last 100 "
-            f"{np.mean(last_100):.3f} (worst {min(last_100):.2f}), 95 of 100 after {np.median(at):.0f} episodes (worst "
-            f"{max(at):.0f}), of {min(len(result['successes']) for result in chosen)}; {np.mean([result['seconds'] for result in chosen]):.0f} s"
+            f"{agent:16s} {len(chosen)} seeds, {min(len(result['successes']) for result in chosen)} episodes, {seconds:.0f} s: "
+            f"return {totals.mean():.3f} (worst {totals.min():.3f}, best policy {best['total']:.3f}), success {shares.mean():.3f} "
+            f"(worst {shares.min():.3f}), {lengths.mean():.2f} steps (most {lengths.max():.2f}, best policy {best['length']:.2f}); "
+            f"in training: last 100 {np.mean(last_100):.3f} (worst {min(last_100):.2f}), 95 of 100 after {np.median(at):.0f} "
+            f"episodes (worst {max(at):.0f})"
         )
 
 
