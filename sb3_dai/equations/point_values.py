@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import torch as th
 
+MIN_ROWS, MAX_DENSITY = 1000, 0.1
+"""From how many branches, and up to what share of possible states, a sparse product is faster."""
+
 
 class Decisions(NamedTuple):
     """A world to decide in, as one believes it to be."""
@@ -27,6 +30,8 @@ class Branches(NamedTuple):
     """p(o, s', the episode goes on | b, a), shape (n_beliefs, n_actions, n_branches, n_states)."""
     likelihood: th.Tensor
     """p(o | s') of these outcomes, same shape."""
+    rows: th.Tensor
+    """The first as a matrix of one row for each belief, action and outcome: a sparse one where most of it is zero."""
 
 
 def branches(beliefs: th.Tensor, world: Decisions, n_branches: int) -> Branches:
@@ -46,7 +51,10 @@ def branches(beliefs: th.Tensor, world: Decisions, n_branches: int) -> Branches:
         likelihood = world.likelihood[likely]
         others = (1.0 - likelihood.sum(dim=2, keepdim=True)).clamp(min=0.0)
         likelihood = th.cat([likelihood, others], dim=2)
-    return Branches(predicted.unsqueeze(2) * likelihood, likelihood)
+    joint = predicted.unsqueeze(2) * likelihood
+    rows = joint.flatten(end_dim=2)
+    is_sparse = len(rows) > MIN_ROWS and predicted.count_nonzero() < MAX_DENSITY * predicted.numel()
+    return Branches(joint, likelihood, rows.to_sparse_csr() if is_sparse else rows)
 
 
 def action_values(
@@ -63,8 +71,9 @@ def action_values(
     :return: Q, shape (n_beliefs, n_actions), and which vector is best after each outcome, shape
         (n_beliefs, n_actions, n_branches)
     """
-    best = (seen.joint @ vectors.T).max(dim=3)
-    return beliefs @ world.rewards + gamma * best.values.sum(dim=2), best.indices
+    values, best = (seen.rows @ vectors.T).max(dim=1)
+    values, best = (part.unflatten(0, seen.joint.shape[:3]) for part in (values, best))
+    return beliefs @ world.rewards + gamma * values.sum(dim=2), best
 
 
 def state_values(
