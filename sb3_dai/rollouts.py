@@ -1,5 +1,7 @@
 """Collecting experience: observations are checked, models that count learn, and beliefs go on from step to step."""
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -11,6 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from sb3_dai.acceleration import ChosenStep, one_thread
 from sb3_dai.learning.batch import end_returns
+from sb3_dai.learning.coefficients import Coefficients
 from sb3_dai.learning.episodes import last_step, read_episodes
 from sb3_dai.learning.observations import check_step, last_observations
 from sb3_dai.learning.sequences import end_sequences, keep_memory
@@ -32,6 +35,7 @@ class Rollouts(CrashSafeSaving):
     preference: Preference
     preference_weight: float
     _step: ChosenStep
+    _coefficients: Callable[[int], Iterator[Coefficients]]
     _last_state: tuple[np.ndarray, ...] | None = None
     """What a recurrent policy carries from step to step of the training environments, each part of shape (n_envs, ...)."""
     _n_episodes = 0
@@ -129,6 +133,8 @@ class Rollouts(CrashSafeSaving):
         :param policy: with a model of hidden states
         """
         if self._n_episodes >= self._draws_at and self.num_timesteps >= self.learning_starts:
+            # What it acts by, precision and weights, which it gets nowhere else if its nets do not learn
+            [*self._coefficients(0)]
             with one_thread():
                 policy.draw()
             self._draws_at = self._n_episodes + 1 + self._n_episodes // 20

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch as th
 
-MIN_ROWS, MAX_DENSITY = 1000, 0.1
+MIN_ROWS, MAX_DENSITY = 4000, 0.1
 """From how many branches, and up to what share of possible states, a sparse product is faster."""
 
 
@@ -54,7 +54,7 @@ def branches(beliefs: th.Tensor, world: Decisions, n_branches: int) -> Branches:
     joint = predicted.unsqueeze(2) * likelihood
     rows = joint.flatten(end_dim=2)
     is_sparse = len(rows) > MIN_ROWS and predicted.count_nonzero() < MAX_DENSITY * predicted.numel()
-    return Branches(joint, likelihood, rows.to_sparse_csr() if is_sparse else rows)
+    return Branches(joint, likelihood, rows.to_sparse() if is_sparse else rows)
 
 
 def action_values(
