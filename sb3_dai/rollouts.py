@@ -23,7 +23,6 @@ from sb3_dai.policy_recurrent import RecurrentPolicy
 from sb3_dai.preferences.base import Preference
 from sb3_dai.saving import CrashSafeSaving
 from sb3_dai.world_model import DirichletWorldModel
-from sb3_dai.world_model.tables import Episodes
 
 
 class Rollouts(CrashSafeSaving):
@@ -163,7 +162,7 @@ class Rollouts(CrashSafeSaving):
             with one_thread():
                 log_preferences = self.preference_weight * replay_buffer.rewards[: replay_buffer.size()]
                 episodes, paid = read_episodes(replay_buffer, log_preferences)
-                episodes = Episodes(*(part if part is None else part.to(policy.device) for part in episodes))
+                episodes = episodes.each(lambda part: part.to(policy.device))
                 policy.learn_episodes(episodes, paid.to(policy.device))
             self._draws_at = self._n_episodes  # States may have other numbers now
             self._smooths_at = self._n_episodes + max(1, self._n_episodes // 10)

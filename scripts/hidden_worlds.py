@@ -204,12 +204,13 @@ def main() -> None:
         at = [solved_at(result["successes"]) for result in chosen]
         best = chosen[0]["optimum"]
         seconds = np.mean([result["processor_seconds"] for result in chosen])
+        n_episodes = min(len(result["successes"]) for result in chosen)
         print(
-            f"{agent:16s} {len(chosen)} seeds, {min(len(result['successes']) for result in chosen)} episodes, {seconds:.0f} s: "
-            f"return {totals.mean():.3f} (worst {totals.min():.3f}, best policy {best['total']:.3f}), success {shares.mean():.3f} "
-            f"(worst {shares.min():.3f}), {lengths.mean():.2f} steps (most {lengths.max():.2f}, best policy {best['length']:.2f}); "
-            f"in training: last 100 {np.mean(last_100):.3f} (worst {min(last_100):.2f}), 95 of 100 after {np.median(at):.0f} "
-            f"episodes (worst {max(at):.0f})"
+            f"{agent:16s} {len(chosen)} seeds, {n_episodes} episodes, {seconds:.0f} s: return {totals.mean():.3f} (worst "
+            f"{totals.min():.3f}, best policy {best['total']:.3f}), success {shares.mean():.3f} (worst {shares.min():.3f}), "
+            f"{lengths.mean():.2f} steps (most {lengths.max():.2f}, best policy {best['length']:.2f}); in training: last 100 "
+            f"{np.mean(last_100):.3f} (worst {min(last_100):.2f}), 95 of 100 after {np.median(at):.0f} episodes (worst "
+            f"{max(at):.0f})"
         )
 
 

@@ -98,8 +98,8 @@ def state_values(
 
 def blind_values(world: Decisions, gamma: float) -> th.Tensor:
     """
-    What always taking the same action is worth, ``v_a = r_a + gamma c_a B_a' v_a``: a lower bound of what can be had (Hauskrecht
-    2000, "Value-function approximations for partially observable Markov decision processes", section 4.2).
+    What always taking the same action is worth, ``v_a = r_a + gamma c_a B_a' v_a``: a lower bound of what can be had
+    (Hauskrecht 2000, "Value-function approximations for partially observable Markov decision processes").
 
     :param world: to decide in
     :param gamma: discount factor, below 1

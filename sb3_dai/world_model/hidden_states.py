@@ -310,9 +310,7 @@ class HiddenStateModel(nn.Module):
             log_likelihood[:, :-1][valid] += self.payments.log_likelihood(episodes.payments[valid], episodes.actions[valid])
         return log_likelihood
 
-    def _learn_from(
-        self, episodes: Episodes, log_likelihood: th.Tensor, transition: th.Tensor, initial: th.Tensor
-    ) -> float:
+    def _learn_from(self, episodes: Episodes, log_likelihood: th.Tensor, transition: th.Tensor, initial: th.Tensor) -> float:
         """
         :param episodes: some of them
         :param log_likelihood: of what was seen, to infer their states with, shape (n_episodes, time, n_states)

@@ -1,5 +1,6 @@
 """Tables of a world of numbered hidden states: what is given, what is counted, what was seen."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,16 +33,21 @@ class Episodes(NamedTuple):
         if len(rows) == len(where):
             return self
         first = th.full_like(times, len(where)).scatter_reduce_(0, where, th.arange(len(where), device=where.device), "amin")
-        chosen = [None if part is None else part[first] for part in self[:4]]
-        return Episodes(*chosen, times.float())  # type: ignore[arg-type]
+        return self.each(lambda part: part[first])._replace(times=times.float())
 
     def chunks(self, size: int) -> list["Episodes"]:
         """
         :param size: number of episodes, at most
         :return: the same in parts
         """
-        starts = range(0, len(self.outcomes), size)
-        return [Episodes(*(None if part is None else part[i : i + size] for part in self)) for i in starts]  # type: ignore[arg-type]
+        return [self.each(lambda part, i=i: part[i : i + size]) for i in range(0, len(self.outcomes), size)]  # type: ignore[misc]
+
+    def each(self, function: Callable[[th.Tensor], th.Tensor]) -> "Episodes":
+        """
+        :param function: of a part, whose first axis is that of the episodes
+        :return: the same with this function of each part
+        """
+        return Episodes(*(None if part is None else function(part) for part in self))  # type: ignore[arg-type]
 
 
 def checked_tables(name: str, given: Any, prior: Any, shapes: list[tuple[int, ...]]) -> list[th.Tensor]:
