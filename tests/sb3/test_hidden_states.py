@@ -84,6 +84,7 @@ def test_what_is_learned_is_learned_from_whole_episodes():
     assert (cues.max(dim=0).values > 0.9).all(), "each side has a cue of its own"
     assert cues.argmax(dim=0).unique().numel() == 2
     assert (model.policy.states.prior_B == model.policy.states.B).all()
+    assert model.predict(shown(0), deterministic=True)[0] == CUE, "and so it is read first"
 
 
 @pytest.mark.parametrize(("plans", "weight"), [(True, 0.5), (False, 0.5), (True, 0.0)])
