@@ -51,8 +51,8 @@ class HiddenStatesPolicy(RecurrentPolicy):
     """
     As :class:`sb3_dai.policy.DAIPolicy`, for worlds of numbered states that are hidden. All nets read the exact belief
     p(s_t | o_1..t, a_1..t-1) beside the observation. A, B and D are those of pymdp: each is given and held, or learned from
-    counts, while acting and by smoothing of all episodes, whenever their number has grown by a tenth. What is to be learned of
-    an action is its salience and the novelty of A and B.
+    counts, while acting and by smoothing of all episodes, whenever their number has grown by a tenth, and what is paid is one
+    more outcome that is counted. What is to be learned of an action is its salience and the novelty of A, B and payments.
 
     :param observation_space: Observation space: ``Discrete``, or several modalities as ``MultiDiscrete`` or a ``Dict`` of them
     :param action_space: Action space: ``Discrete``
