@@ -245,11 +245,8 @@ class DAI(Rollouts):
         self.term_names = [*self.policy.term_names]
         if isinstance(self.policy, HiddenStatesPolicy):
             self.policy.gamma.fill_(self.gamma)
-            if self.policy.horizon > 0 and not isinstance(self.preference, RewardPreference):
-                raise ValueError(
-                    f"preference={self.preference!r} with horizon={self.policy.horizon} in policy_kwargs: only rewards are "
-                    "looked ahead to. Leave one of them out"
-                )
+            if self.policy.plans and not isinstance(self.preference, RewardPreference):
+                raise ValueError(f"preference={self.preference!r}: plans see rewards alone. Give plans=False in policy_kwargs")
         self._check_buffer()
         if callable(self.habit_prior):  # May it fail here instead of in the midst of training
             self._log_habit_prior(self.policy.obs_to_tensor(copy.deepcopy(self.observation_space).sample())[0])

@@ -9,22 +9,19 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_dai.checks import check_number
-from sb3_dai.equations.deliberation import sophisticated_efe, state_values
-from sb3_dai.equations.salience import joint_likelihood
+from sb3_dai.equations.hidden_states import filtered_states
+from sb3_dai.equations.point_values import Decisions, action_values, branches
 from sb3_dai.policy import DAIPolicy
 from sb3_dai.policy_recurrent import RecurrentPolicy
 from sb3_dai.world_model.base import Belief
 from sb3_dai.world_model.filters import BeliefFilter, Memory
 from sb3_dai.world_model.hidden_filter import ExactFilter, HiddenStatesWorldModel, outcome_numbers, parts_of_free_energy
-from sb3_dai.world_model.hidden_states import Episodes, HiddenStateModel
-from sb3_dai.world_model.regression import BeliefRegression
+from sb3_dai.world_model.hidden_states import HiddenStateModel
+from sb3_dai.world_model.planning import MAX_GAMMA, Plan, make_plan
+from sb3_dai.world_model.tables import Episodes
 
-N_REFINEMENTS = 3
-"""Of what is paid in each state by what is known afterwards of the states."""
-MIN_VARIANCE = 1e-4
-"""Smallest variance of what is paid in a state, in squared nats."""
-N_SWEEPS = 12
-"""Of value iteration for each action, beginning with the values of the one before."""
+MAX_BRANCHES = 64
+"""Outcomes of an action that are told apart when acting."""
 NOISE = 0.1
 """Standard deviation of the random factors of the first counts: states of which nothing is known would stay the same."""
 
@@ -54,8 +51,8 @@ class HiddenStatesPolicy(RecurrentPolicy):
     """
     As :class:`sb3_dai.policy.DAIPolicy`, for worlds of numbered states that are hidden. All nets read the exact belief
     p(s_t | o_1..t, a_1..t-1) beside the observation. A, B and D are those of pymdp: each is given and held, or learned from
-    counts, while acting and by smoothing of all episodes, whenever their number has grown by a tenth. What is to be learned of
-    an action is its salience and the novelty of A and B.
+    counts, while acting and by smoothing of all episodes, whenever their number has grown by a tenth, and what is paid is one
+    more outcome that is counted. What is to be learned of an action is its salience and the novelty of A, B and payments.
 
     :param observation_space: Observation space: ``Discrete``, or several modalities as ``MultiDiscrete`` or a ``Dict`` of them
     :param action_space: Action space: ``Discrete``
@@ -72,14 +69,13 @@ class HiddenStatesPolicy(RecurrentPolicy):
         :class:`sb3_dai.world_model.hidden_states.HiddenStateModel`
     :param n_starts: Number of random starts from which smoothing tries to learn A and B better, each time. Where neither is
         known, or states look the same, it finds a poor optimum from one alone.
-    :param horizon: Number of actions to look ahead through the model. They are then taken by softmax(-precision G), or the
-        best by G, instead of by the policy net; information is in nats. 0 for none
+    :param plans: whether actions are planned through the model, over all outcomes, and taken by softmax(-precision G), or the
+        best by G. Else the policy net acts. Plans see rewards alone, no other preferences
     :param kwargs: the other arguments of :class:`sb3_dai.policy_recurrent.RecurrentPolicy`
     :raises ValueError: if a space or an argument does not fit
     """
 
     belief_filter: ExactFilter
-    values_of_states: th.Tensor
     gamma: th.Tensor
     # No nets that could lag behind: targets and averages read the same belief
     followed_by_targets = DAIPolicy.followed_by_targets
@@ -99,10 +95,9 @@ class HiddenStatesPolicy(RecurrentPolicy):
         pD: Any = None,
         assignment: str = "soft",
         n_starts: int = 0,
-        horizon: int = 0,
+        plans: bool = True,
         **kwargs: Any,
     ) -> None:
-        check_number("horizon", horizon, 0, whole=True)
         check_number("n_starts", n_starts, 0, whole=True)
         if not isinstance(action_space, spaces.Discrete):
             raise ValueError(f"action_space={action_space}: exact beliefs need Discrete actions")
@@ -113,7 +108,7 @@ class HiddenStatesPolicy(RecurrentPolicy):
         if isinstance(observation_space, spaces.Dict):
             kwargs.setdefault("features_extractor_class", CombinedExtractor)
         self.n_hidden_states = n_hidden_states
-        self.horizon, self.n_starts = horizon, n_starts
+        self.plans, self.n_starts = plans, n_starts
         self.given = dict(A=A, B=B, D=D, pA=pA, pB=pB, pD=pD, assignment=assignment)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
@@ -129,8 +124,8 @@ class HiddenStatesPolicy(RecurrentPolicy):
         self.belief_filter, self.memory_dim = ExactFilter(self.states), self.n_hidden_states
         DAIPolicy._make_nets(self, features_dim, n_terms)
         self.world_model = HiddenStatesWorldModel(self.states)
-        self.paid = BeliefRegression(self.n_hidden_states, n_actions, n_targets=2)
-        self.register_buffer("values_of_states", th.zeros(self.n_hidden_states))
+        self._plan: Plan | None = None
+        self._drawn_plan: Plan | None = None
         self.register_buffer("gamma", th.tensor(0.99))  # The algorithm's
 
     @property
@@ -161,74 +156,84 @@ class HiddenStatesPolicy(RecurrentPolicy):
         outcomes = outcome_numbers(next_belief.raw, self.states.n_outcomes)
         return {}, parts_of_free_energy(self.states, here, after, actions.argmax(dim=1), outcomes)
 
-    @th.no_grad()
-    def tree_efe(self, belief: Belief) -> th.Tensor:
+    def _world(self, draws: bool) -> Decisions:
         """
-        Look ahead through the exact model: a tree of actions and outcomes, and after its last action what would follow if the
-        state were seen from then on. Information is in nats.
+        :param draws: whether to draw what is not known for certain from its posterior, instead of the mean
+        :return: the world to decide in. Beside what is paid, what would be learned in a state counts, in nats
+        """
+        world = self.states.decisions(draws)
+        epistemic = self._epistemic_weight()
+        if epistemic == 0.0:
+            return world
+        return world._replace(rewards=world.rewards + epistemic * self.states.gains_of_seen_states())
+
+    def _epistemic_weight(self) -> float:
+        return dict(zip(self.term_names, self.head_weights.tolist(), strict=True)).get("epistemic", 0.0)
+
+    @th.no_grad()
+    def draw(self) -> None:
+        """
+        Draw a world from the posterior of all that is learned, and plan in it: what is done until the next draw explores by it
+        (posterior sampling: Osband et al. 2013, "(More) efficient reinforcement learning via posterior sampling").
+        """
+        points = None if self._drawn_plan is None else self._drawn_plan.points
+        seed = int(th.randint(2**31, ()))
+        self._drawn_plan = make_plan(self._world(draws=True), float(self.gamma), seed, points)
+
+    @th.no_grad()
+    def plan(self, draws: bool) -> Plan:
+        """
+        :param draws: whether it is that of the last draw, or that of the mean
+        :return: the plan
+        """
+        if draws:
+            if self._drawn_plan is None:
+                self.draw()
+            assert self._drawn_plan is not None
+            return self._drawn_plan
+        world = self._world(draws=False)
+        if self._plan is None or not all(th.equal(*pair) for pair in zip(world, self._plan.world, strict=True)):
+            self._plan = make_plan(world, float(self.gamma), seed=0)
+        return self._plan
+
+    @th.no_grad()
+    def planned_efe(self, belief: Belief, draws: bool = False) -> th.Tensor:
+        """
+        What each action and the plan after it are worth, over all outcomes. Information is in nats.
 
         :param belief: about s
+        :param draws: whether to plan in the world of the last draw, or in that of the mean
         :return: G(s,.), shape (batch, n_actions)
         """
-        weights = dict(zip(self.term_names, self.head_weights.tolist(), strict=True))
-        epistemic = weights.get("epistemic", 0.0)
-        transition, gamma = self.states.transition(), float(self.gamma)
-        paid, ends = self.paid.coefficients.permute(2, 1, 0)  # Of each state and action
-        ends = ends.clamp(0.0, 1.0)
-        gains = self.states.gains_of_seen_states() + self.paid.gains_of_seen_states()
-        rewards = paid + epistemic * gains
-        self.values_of_states = state_values(rewards, transition * (1.0 - ends), gamma, N_SWEEPS, self.values_of_states)
-
-        def cost(states: th.Tensor) -> th.Tensor:
-            efe = -states @ paid
-            if epistemic == 0.0:
-                return efe
-            gains = self.states.information_gains(states).total() + self.paid.information_gain(states)
-            return efe - epistemic * gains
-
-        return sophisticated_efe(
-            belief.features[:, -self.n_hidden_states :],
-            transition,
-            joint_likelihood(self.states.likelihoods()),
-            cost,
-            self.horizon,
-            gamma,
-            leaf=lambda states: -states @ self.values_of_states,
-            continues=lambda states: 1.0 - states @ ends,
-        )
+        world, vectors, _ = self.plan(draws)
+        states = belief.features[:, -self.n_hidden_states :]
+        seen = branches(states, world, MAX_BRANCHES)
+        values, _ = action_values(states, seen, world, min(float(self.gamma), MAX_GAMMA), vectors)
+        epistemic = self._epistemic_weight()
+        return -values if epistemic == 0.0 else -values - epistemic * self.states.information_gains(states).salience
 
     def choose(self, belief: Belief, deterministic: bool) -> th.Tensor:
-        if self.horizon == 0:
+        if not self.plans:
             return super().choose(belief, deterministic)
-        logits = -self.precision * self.tree_efe(belief)
+        logits = -self.precision * self.planned_efe(belief, draws=not deterministic)
         actions = self.action_model.act(logits, deterministic, self.action_precision)
         return actions.to(self.action_dtype).squeeze(1)
 
+    @th.no_grad()
     def learn_episodes(self, episodes: Episodes, targets: th.Tensor) -> None:
         """
-        Learn A, B, D anew, and what is paid and what ends episodes.
+        Learn anew: A, B, D, what is paid and what ends episodes.
 
         :param episodes: all that is to be remembered
         :param targets: weighted log-preference of each step's outcome, and 1 where it ended the episode, shape
             (n_episodes, time - 1, 2)
         """
-        self.states.learn_from_many_starts(episodes, self.n_starts)
         valid = episodes.mask[:, 1:]
-        actions, paid = episodes.actions[valid], targets[valid]
+        payments = th.zeros_like(episodes.actions)
+        payments[valid] = self.states.payments.number(targets[valid])
+        self.states.learn_from_many_starts(episodes._replace(payments=payments).distinct(), self.n_starts)
 
-        def regress(states: th.Tensor) -> None:
-            self.paid.forget()
-            self.paid.learn(states[:, :-1][valid], actions, paid)
-
-        regress(self.states.filtered(episodes))
-        for _ in range(N_REFINEMENTS):
-            # What was paid tells afterwards which state it was
-            errors = targets[:, :, :1] - self.paid.coefficients[episodes.actions][:, :, :, 0]
-            weights = self.states.smoothed(episodes, th.zeros_like(errors[:, :1]))[:, :-1]
-            variance = ((weights * errors.square()).sum(dim=2)[valid].mean()).clamp(min=MIN_VARIANCE)
-            told = -0.5 * errors.square() / variance * valid.unsqueeze(2)
-            regress(self.states.smoothed(episodes, th.cat([told, th.zeros_like(told[:, :1])], dim=1)))
-
+    @th.no_grad()
     def count(
         self,
         state: Memory,
@@ -248,13 +253,16 @@ class HiddenStatesPolicy(RecurrentPolicy):
             (n_envs, 2)
         """
         belief, actions = state[0], state[1].argmax(dim=1)
-        self.paid.learn(belief, actions, targets)
+        payments = self.states.payments.number(targets)
         if episode_starts.any():
             self.states.count_first(belief[episode_starts], outcomes[episode_starts])
+        # What was paid says more about s
+        belief, _ = filtered_states(belief, self.states.payments.log_likelihood(payments, actions))
+        self.states.payments.count(payments, actions, belief)
         predicted = self.states.predict_states(belief)[th.arange(len(actions), device=actions.device), actions]
         self.states.count(belief, actions, self.states.infer(predicted, next_outcomes)[0], next_outcomes)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        data.update(n_hidden_states=self.n_hidden_states, horizon=self.horizon, n_starts=self.n_starts, **self.given)
+        data.update(n_hidden_states=self.n_hidden_states, plans=self.plans, n_starts=self.n_starts, **self.given)
         return data

@@ -1,5 +1,7 @@
 """Collecting experience: observations are checked, models that count learn, and beliefs go on from step to step."""
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -11,6 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from sb3_dai.acceleration import ChosenStep, one_thread
 from sb3_dai.learning.batch import end_returns
+from sb3_dai.learning.coefficients import Coefficients
 from sb3_dai.learning.episodes import last_step, read_episodes
 from sb3_dai.learning.observations import check_step, last_observations
 from sb3_dai.learning.sequences import end_sequences, keep_memory
@@ -20,7 +23,6 @@ from sb3_dai.policy_recurrent import RecurrentPolicy
 from sb3_dai.preferences.base import Preference
 from sb3_dai.saving import CrashSafeSaving
 from sb3_dai.world_model import DirichletWorldModel
-from sb3_dai.world_model.hidden_states import Episodes
 
 
 class Rollouts(CrashSafeSaving):
@@ -32,12 +34,15 @@ class Rollouts(CrashSafeSaving):
     preference: Preference
     preference_weight: float
     _step: ChosenStep
+    _coefficients: Callable[[int], Iterator[Coefficients]]
     _last_state: tuple[np.ndarray, ...] | None = None
     """What a recurrent policy carries from step to step of the training environments, each part of shape (n_envs, ...)."""
     _n_episodes = 0
     """Number of episodes that a model of hidden states has seen the end of."""
     _smooths_at = 1
     """The number at which it learns from all of them again."""
+    _draws_at = 0
+    """The number from which it draws another world at the next start of an episode."""
 
     _last_memory: np.ndarray | None = None
     """What its filter carried to the last observations, shape (n_envs, size)."""
@@ -86,6 +91,8 @@ class Rollouts(CrashSafeSaving):
         assert self._last_obs is not None
         before = self.policy.carried(self._last_state, self._last_episode_starts, n_envs)
         self._last_memory = self.policy.flattened(before[:-1]).cpu().numpy()
+        if isinstance(self.policy, HiddenStatesPolicy) and self.policy.plans and np.any(self._last_episode_starts):
+            self._draw_world(self.policy)
         # The belief goes on in the random steps as well
         actions, state = self.policy.predict(self._last_obs, self._last_state, self._last_episode_starts)
         if self.num_timesteps < learning_starts:
@@ -118,6 +125,19 @@ class Rollouts(CrashSafeSaving):
             self._count_states(self.policy, replay_buffer, dones)
         self._last_episode_starts = dones
 
+    def _draw_world(self, policy: HiddenStatesPolicy) -> None:
+        """
+        Draw the world to plan in for the next episodes: one, and more when there have been so many that it hardly changes.
+
+        :param policy: with a model of hidden states
+        """
+        if self._n_episodes >= self._draws_at and self.num_timesteps >= self.learning_starts:
+            # What it acts by, precision and weights, which it gets nowhere else if its nets do not learn
+            [*self._coefficients(0)]
+            with one_thread():
+                policy.draw()
+            self._draws_at = self._n_episodes + 1 + self._n_episodes // 20
+
     def _count_states(self, policy: HiddenStatesPolicy, replay_buffer: ReplayBuffer, dones: np.ndarray) -> None:
         """
         Learn from the last step, and from all episodes when their number has grown by a tenth.
@@ -142,6 +162,7 @@ class Rollouts(CrashSafeSaving):
             with one_thread():
                 log_preferences = self.preference_weight * replay_buffer.rewards[: replay_buffer.size()]
                 episodes, paid = read_episodes(replay_buffer, log_preferences)
-                episodes = Episodes(*(part.to(policy.device) for part in episodes))
+                episodes = episodes.each(lambda part: part.to(policy.device))
                 policy.learn_episodes(episodes, paid.to(policy.device))
+            self._draws_at = self._n_episodes  # States may have other numbers now
             self._smooths_at = self._n_episodes + max(1, self._n_episodes // 10)

@@ -95,7 +95,7 @@ def episode(model: DAI, seed: int) -> tuple[int, list[Moment]]:
         action, state = model.predict(obs, state, deterministic=True)
         belief = th.as_tensor(state[0])
         # Of the last choice once the episode is over
-        efe = moments[-1].efe if done else policy.tree_efe(Belief(belief, belief))[0].numpy()
+        efe = moments[-1].efe if done else policy.planned_efe(Belief(belief, belief))[0].numpy()
         sides = belief[0].reshape(2, 4).sum(dim=1).numpy()
         moments.append(Moment(int(obs[0]), sides, efe, -1 if done else int(action), float(reward)))
         if done:

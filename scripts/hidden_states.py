@@ -32,7 +32,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import digamma, gammaln
 
 from sb3_dai.envs import GridWorld
-from sb3_dai.equations.deliberation import state_values
+from sb3_dai.equations.point_values import state_values
 from sb3_dai.saving import write_json
 from sb3_dai.world_model.hidden_states import Episodes, HiddenStateModel
 

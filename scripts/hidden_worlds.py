@@ -1,12 +1,12 @@
 """
 Agents with exact beliefs in small worlds whose states are hidden, beside the optimum over beliefs.
 
-    python scripts/hidden_worlds.py --agents tmaze-given tmaze-A tmaze-AB --seeds 100-109 --out docs/results/hidden_worlds.json
+    python scripts/hidden_worlds.py --agents tmaze-given tmaze-A tmaze-AB --seeds 120-129 --out docs/results/hidden_worlds.json
 
 Each agent is an entry of --config: the world (``env``), what is known of it (``given``: of the true A, B and D), and
-hyperparameters of a DAI. The results hold each training episode's return, length and success (for the T-maze, of reading the
-cue first and then entering the right arm), the same of deterministic episodes of the trained agent, and the optimal expected
-return.
+hyperparameters of a DAI; or ``policy`` and ``frames``, the number of observations that it sees at once. The results hold each
+training episode's return, length and success (for the T-maze, of reading the cue first and then entering the right arm), and
+what is expected of deterministic episodes of the trained agent, and of the best policy over beliefs.
 """
 
 import argparse
@@ -18,9 +18,12 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 import yaml
+from expected import expected_outcome
+from gymnasium.wrappers import FrameStackObservation
 from joblib import Parallel, delayed
 from provenance import finished, provenance
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_dai.envs
 from sb3_dai import DAI
@@ -33,25 +36,29 @@ CUE = 3
 
 
 class Episodes(BaseCallback):
-    """Note how each training episode went."""
+    """Note how each training episode went, in the order in which they ended."""
 
     def __init__(self) -> None:
         super().__init__()
         self.returns: list[float] = []
         self.lengths: list[int] = []
-        self.successes: list[bool] = []
-        self.rewards: list[float] = []
-        self.first_action = -1
+        self.successes: list[int] = []
+
+    def _on_training_start(self) -> None:
+        self.rewards: list[list[float]] = [[] for _ in range(self.training_env.num_envs)]
+        self.first_actions = [-1] * self.training_env.num_envs
 
     def _on_step(self) -> bool:
-        if not self.rewards:
-            self.first_action = int(np.ravel(self.locals["actions"])[0])
-        self.rewards.append(float(self.locals["rewards"][0]))
-        if self.locals["dones"][0]:
-            self.returns.append(round(sum(self.rewards), 4))
-            self.lengths.append(len(self.rewards))
-            self.successes.append(succeeded(self.training_env.envs[0].unwrapped, self.locals["infos"][0], self.first_action))  # type: ignore[attr-defined]
-            self.rewards = []
+        for i, rewards in enumerate(self.rewards):
+            if not rewards:
+                self.first_actions[i] = int(np.ravel(self.locals["actions"][i])[0])
+            rewards.append(float(self.locals["rewards"][i]))
+            if self.locals["dones"][i]:
+                self.returns.append(round(sum(rewards), 4))
+                self.lengths.append(len(rewards))
+                world = self.training_env.envs[i].unwrapped  # type: ignore[attr-defined]
+                self.successes.append(int(succeeded(world, self.locals["infos"][i], self.first_actions[i])))
+                self.rewards[i] = []
         return True
 
 
@@ -75,81 +82,83 @@ def truth(env: Any, given: str) -> dict[str, Any]:
     return {name: tables[name] for name in given}
 
 
-def evaluate(model: DAI, env: gym.Env, n_episodes: int, first_seed: int) -> dict[str, list[Any]]:
+def evaluate(model: DAI, env: gym.Env, frames: int) -> dict[str, float]:
     """
     :param model: trained
-    :param env: the world
-    :param n_episodes: number of deterministic episodes
-    :param first_seed: of them
-    :return: return, length and success of each
+    :param env: the world, with its time limit
+    :param frames: number of observations that it sees at once
+    :return: expected return, length and success of its deterministic episodes
     """
-    found: dict[str, list[Any]] = {"returns": [], "lengths": [], "successes": []}
-    for episode in range(n_episodes):
-        obs, _ = env.reset(seed=first_seed + episode)
-        state, first, total, length, done = None, -1, 0.0, 0, False
-        while not done:
-            action, state = model.predict(obs, state, deterministic=True)
-            obs, reward, terminated, truncated, info = env.step(int(action))
-            first = int(action) if length == 0 else first
-            total, length, done = total + float(reward), length + 1, terminated or truncated
-        found["returns"].append(round(total, 4))
-        found["lengths"].append(length)
-        found["successes"].append(succeeded(env.unwrapped, info, first))
-    return found
+    assert env.spec is not None and env.spec.max_episode_steps is not None
+    world: Any = env.unwrapped
+    first_action = CUE if isinstance(world, sb3_dai.envs.TMaze) else None
+
+    def act(observations: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
+        if frames == 1:
+            return model.predict(observations, state, deterministic=True)
+        before = np.repeat(observations[:, None], frames, axis=1) if state is None else state[0]
+        seen = np.concatenate([before[:, 1:], observations[:, None]], axis=1)
+        return model.predict(seen, deterministic=True)[0], (seen,)
+
+    return vars(expected_outcome(act, world, env.spec.max_episode_steps, first_action))
 
 
-def optimum(env: gym.Env, n_episodes: int, first_seed: int) -> dict[str, Any]:
+def optimum(env: gym.Env) -> dict[str, float]:
     """
     :param env: the world, with its time limit
-    :param n_episodes: number of episodes
-    :param first_seed: of them
-    :return: the highest expected return of an episode, and the returns of the best policy in the same episodes
+    :return: what comes of the best policy over beliefs, of equally good ones the fastest
     """
     world: Any = env.unwrapped
     assert env.spec is not None and env.spec.max_episode_steps is not None
+    horizon = env.spec.max_episode_steps
     plan = sb3_dai.envs.plan_over_beliefs(
-        world.transition_matrix, world.observation_matrix, world.initial_distribution, world.reward_matrix,
-        env.spec.max_episode_steps, world.termination_matrix,
+        world.transition_matrix, world.observation_matrix, world.initial_distribution, world.reward_matrix, horizon,
+        world.termination_matrix, discount=1.0 - 1e-6,
     )  # fmt: skip
-    returns = []
-    for episode in range(n_episodes):
-        obs, _ = env.reset(seed=first_seed + episode)
-        belief, t, total, done = plan.first_belief(obs), 0, 0.0, False
-        while not done:
-            action = plan.action(belief, t)
-            obs, reward, terminated, truncated, _ = env.step(action)
-            total, t, done = total + float(reward), t + 1, terminated or truncated
-            belief = belief if done else plan.next_belief(belief, action, obs)
-        returns.append(round(total, 4))
-    return {"expected": round(plan.optimal_return, 4), "returns": returns}
+
+    def act(observations: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
+        """Remembers the belief, the action taken, and how many steps there were."""
+        if state is None:
+            beliefs, t = [plan.first_belief(seen) for seen in observations], 0
+        else:
+            before, actions, steps = state
+            t = int(steps[0, 0])
+            beliefs = [plan.next_belief(*past) for past in zip(before, actions[:, 0].astype(int), observations, strict=True)]
+        chosen = np.array([plan.action(belief, t) for belief in beliefs])
+        return chosen, (np.array(beliefs), chosen[:, None], np.full((len(chosen), 1), t + 1))
+
+    return vars(expected_outcome(act, world, horizon))
 
 
-def run(agent: str, entry: dict[str, Any], seed: int, n_episodes: int) -> dict[str, Any]:
+def run(agent: str, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     """
     :param agent: name of the entry
     :param entry: of the hyperparameter file
     :param seed: of the run
-    :param n_episodes: number of deterministic episodes at the end
     :return: the raw results
     """
     th.set_num_threads(1)
-    params = evaluated(dict(entry))
-    env_id, given, steps = (params.pop(name) for name in ("env", "given", "n_timesteps"))
-    env = gym.make(env_id)
-    tables, kwargs = truth(env.unwrapped, given), params.pop("policy_kwargs")
-    kwargs = {"n_hidden_states": env.unwrapped.n_states, **tables, **kwargs}  # type: ignore[attr-defined]
-    episodes, start = Episodes(), time.perf_counter()
-    model = DAI("HiddenStatesPolicy", env, policy_kwargs=kwargs, seed=seed, **params).learn(steps, callback=episodes)
-    seconds = time.perf_counter() - start
+    params = {"policy": "HiddenStatesPolicy", "frames": 1, "env_kwargs": {}, **evaluated(dict(entry))}
+    env_id, steps, n_envs, frames, env_kwargs = (
+        params.pop(name) for name in ("env", "n_timesteps", "n_envs", "frames", "env_kwargs")
+    )
+    env = gym.make(env_id, **env_kwargs)
+    if params["policy"] == "HiddenStatesPolicy":
+        tables, kwargs = truth(env.unwrapped, params.pop("given")), params.pop("policy_kwargs")
+        params["policy_kwargs"] = {"n_hidden_states": env.unwrapped.n_states, **tables, **kwargs}  # type: ignore[attr-defined]
+    stacks = dict(wrapper_class=FrameStackObservation, wrapper_kwargs=dict(stack_size=frames)) if frames > 1 else {}
+    envs = make_vec_env(env_id, n_envs, env_kwargs=env_kwargs, **stacks)
+    episodes, start = Episodes(), time.process_time()
+    model = DAI(env=envs, seed=seed, **params).learn(steps, callback=episodes)
+    seconds = time.process_time() - start
     return {
-        "agent": agent, "env": env_id, "steps": steps, "seed": seed, "seconds": round(seconds, 1), "params": entry,
+        "agent": agent, "env": env_id, "steps": steps, "seed": seed, "processor_seconds": round(seconds, 1), "params": entry,
         "returns": episodes.returns, "lengths": episodes.lengths, "successes": episodes.successes,
-        "final": evaluate(model, gym.make(env_id), n_episodes, 1_000_000 * (seed + 1)),
-        "optimum": optimum(gym.make(env_id), n_episodes, 1_000_000 * (seed + 1)),
+        "final": evaluate(model, env, frames), "optimum": optimum(env),
     }  # fmt: skip
 
 
-def solved_at(successes: list[bool], window: int = 100, share: float = 0.95) -> float:
+def solved_at(successes: list[int], window: int = 100, share: float = 0.95) -> float:
     """
     :param successes: of the training episodes
     :param window: number of episodes
@@ -166,7 +175,6 @@ def main() -> None:
     parser.add_argument("--agents", nargs="+", required=True, help="entries of --config")
     parser.add_argument("--config", default=str(CONFIG))
     parser.add_argument("--seeds", required=True, help="first-last, for example 100-109")
-    parser.add_argument("--episodes", type=int, default=20, help="deterministic episodes at the end")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--fresh", action="store_true", help="replace the results of --out instead of adding to them")
     parser.add_argument("--out", required=True)
@@ -181,7 +189,7 @@ def main() -> None:
     origin = provenance()
     results = [] if args.fresh else finished(Path(args.out), origin)
     done = [(result["agent"], result["seed"]) for result in results]
-    tasks = [(agent, entries[agent], seed, args.episodes) for agent in args.agents for seed in seeds]
+    tasks = [(agent, entries[agent], seed) for agent in args.agents for seed in seeds]
     tasks = [task for task in tasks if (task[0], task[2]) not in done]
     for result in Parallel(n_jobs=args.jobs, return_as="generator")(delayed(run)(*task) for task in tasks):
         results.append({**result, **origin})
@@ -189,17 +197,20 @@ def main() -> None:
 
     for agent in args.agents:
         chosen = [result for result in results if result["agent"] == agent]
-        returns = [np.mean(result["final"]["returns"]) for result in chosen]
-        share = [np.mean(result["final"]["successes"]) for result in chosen]
+        totals, shares, lengths = (
+            np.array([result["final"][name] for result in chosen]) for name in ("total", "success", "length")
+        )
         last_100 = [np.mean(result["successes"][-100:]) for result in chosen]
         at = [solved_at(result["successes"]) for result in chosen]
-        best = [np.mean(result["optimum"]["returns"]) for result in chosen]
-        lengths = np.mean([np.mean(result["final"]["lengths"]) for result in chosen])
+        best = chosen[0]["optimum"]
+        seconds = np.mean([result["processor_seconds"] for result in chosen])
+        n_episodes = min(len(result["successes"]) for result in chosen)
         print(
-            f"{agent:16s} {len(chosen)} seeds: return {np.mean(returns):.3f} (worst {min(returns):.3f}), optimum "
-            f"{chosen[0]['optimum']['expected']:.3f}, in the same episodes {np.mean(best):.3f}; success {np.mean(share):.3f} "
-            f"(worst {min(share):.2f}), {lengths:.2f} steps; in training: last 100 {np.mean(last_100):.3f} (worst "
-            f"{min(last_100):.2f}), 95 of 100 after {np.median(at):.0f} episodes (worst {max(at):.0f})"
+            f"{agent:16s} {len(chosen)} seeds, {n_episodes} episodes, {seconds:.0f} s: return {totals.mean():.3f} (worst "
+            f"{totals.min():.3f}, best policy {best['total']:.3f}), success {shares.mean():.3f} (worst {shares.min():.3f}), "
+            f"{lengths.mean():.2f} steps (most {lengths.max():.2f}, best policy {best['length']:.2f}); in training: last 100 "
+            f"{np.mean(last_100):.3f} (worst {min(last_100):.2f}), 95 of 100 after {np.median(at):.0f} episodes (worst "
+            f"{max(at):.0f})"
         )
 
 

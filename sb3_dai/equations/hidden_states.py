@@ -83,6 +83,7 @@ def smoothed_states(
     initial: th.Tensor,
     actions: th.Tensor,
     mask: th.Tensor,
+    times: th.Tensor | None = None,
     counts_transitions: bool = True,
 ) -> Smoothed:
     """
@@ -94,6 +95,7 @@ def smoothed_states(
     :param initial: D, shape (n_states,)
     :param actions: number of the action between steps t and t + 1, shape (batch, time - 1)
     :param mask: whether a step belongs to its episode, which padding follows, shape (batch, time)
+    :param times: how often each of the episodes happened, shape (batch,); None for once
     :param counts_transitions: whether somebody asks for the expected transitions, which take most of the time
     :return: posteriors of states, expected transitions, log-evidence
     """
@@ -116,7 +118,8 @@ def smoothed_states(
         if counts_transitions:
             pairs = ahead.unsqueeze(2) * by_action[actions[:, t]] * beliefs[t].unsqueeze(1)
             pairs = pairs / pairs.sum(dim=(1, 2), keepdim=True).clamp(min=IMPOSSIBLE)
-            counts.index_add_(0, actions[:, t], pairs * is_step.unsqueeze(2))
+            happened = is_step if times is None else is_step * times.unsqueeze(1)
+            counts.index_add_(0, actions[:, t], pairs * happened.unsqueeze(2))
         message = predicted_states(ahead, reverse, actions[:, t])
         backward = th.where(is_step, message / message.max(dim=-1, keepdim=True).values.clamp(min=IMPOSSIBLE), backward)
         joint = beliefs[t] * backward

@@ -6,7 +6,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_dai.world_model.hidden_states import Episodes
+from sb3_dai.world_model.tables import Episodes
 
 
 class LastStep(NamedTuple):

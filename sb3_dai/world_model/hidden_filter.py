@@ -7,7 +7,8 @@ from sb3_dai.equations import hidden_states as inference
 from sb3_dai.equations.free_energy import categorical_divergence
 from sb3_dai.world_model.base import Belief, WorldModel
 from sb3_dai.world_model.filters import BeliefFilter, Memory
-from sb3_dai.world_model.hidden_states import Episodes, HiddenStateModel
+from sb3_dai.world_model.hidden_states import HiddenStateModel
+from sb3_dai.world_model.tables import Episodes
 
 
 def outcome_numbers(features: th.Tensor, sizes: tuple[int, ...]) -> th.Tensor:
@@ -56,7 +57,7 @@ class ExactFilter(BeliefFilter):
         :param actions: one-hot codes, zeros where an episode starts, shape (batch, n_actions)
         :return: p(s') before the observation: D as it is now where an episode starts, same shape as ``belief``
         """
-        predicted = inference.predicted_states(belief, self.states.transition(), actions.argmax(dim=1))
+        predicted = self.states.predict_going_on(belief, actions.argmax(dim=1))
         return th.where(actions.any(dim=1, keepdim=True), predicted, self.states.initial_states())
 
     @th.no_grad()

@@ -9,7 +9,10 @@ from torch import nn
 
 from sb3_dai.checks import check_choice, check_number
 from sb3_dai.equations import hidden_states as inference
+from sb3_dai.equations.point_values import Decisions
 from sb3_dai.equations.salience import joint_likelihood, likelihood_information_gain, state_gains, state_information_gain
+from sb3_dai.world_model.payments import PaymentCounts, drawn_distributions
+from sb3_dai.world_model.tables import Episodes, checked_tables
 
 MAX_PAIRS = 4_000_000
 """Pairs of states that are smoothed at once, of all episodes together."""
@@ -21,17 +24,6 @@ MAX_JOINT_OUTCOMES = 4096
 """With more of them the salience of several modalities is the sum of that of each."""
 
 
-class Episodes(NamedTuple):
-    """What was seen and done, padded at the end to the same length."""
-
-    outcomes: th.Tensor
-    """Number of the outcome of each modality, shape (n_episodes, time, n_modalities)."""
-    actions: th.Tensor
-    """Number of the action between each step and the next, shape (n_episodes, time - 1)."""
-    mask: th.Tensor
-    """Whether a step belongs to its episode, shape (n_episodes, time)."""
-
-
 class InformationGains(NamedTuple):
     """What is expected to be learned by each action, in nats, shapes (batch, n_actions)."""
 
@@ -41,12 +33,22 @@ class InformationGains(NamedTuple):
     """About the likelihood of outcomes."""
     novelty_B: th.Tensor
     """About transitions."""
+    novelty_R: th.Tensor
+    """About what is paid."""
 
     def total(self) -> th.Tensor:
         """
         :return: the sum, shape (batch, n_actions)
         """
-        return self.salience + self.novelty_A + self.novelty_B
+        return self.salience + self.novelty_A + self.novelty_B + self.novelty_R
+
+
+def _means(counts: th.Tensor) -> th.Tensor:
+    """
+    :param counts: Dirichlet counts, shape (n, ...)
+    :return: mean of each distribution over the first axis, same shape
+    """
+    return counts / counts.sum(dim=0)
 
 
 class HiddenStateModel(nn.Module):
@@ -92,14 +94,22 @@ class HiddenStateModel(nn.Module):
         self.assignment = assignment
         shapes: list[tuple[int, ...]] = [(n, n_states) for n in self.n_outcomes]
         self.learns = {"A": A is None, "B": B is None, "D": D is None}
-        priors = [*_tables("A", A, pA, shapes), *_tables("B", B, pB, [(n_states, n_states, n_actions)])]
-        priors += _tables("D", D, pD, [(n_states,)])
+        priors = [*checked_tables("A", A, pA, shapes), *checked_tables("B", B, pB, [(n_states, n_states, n_actions)])]
+        priors += checked_tables("D", D, pD, [(n_states,)])
         for name, prior in zip(self._names(), priors, strict=True):
             self.register_buffer(f"prior_{name}", prior)
             self.register_buffer(name, prior.clone())
+        self.payments = PaymentCounts(n_states, n_actions)
 
     def _names(self) -> list[str]:
         return [*(f"A_{m}" for m in range(len(self.n_outcomes))), "B", "D"]
+
+    def _counted(self) -> list[tuple[th.Tensor, th.Tensor]]:
+        """
+        :return: of all that is learned the counts, and those of the prior
+        """
+        own = [(getattr(self, name), getattr(self, f"prior_{name}")) for name in self._names() if self.learns[name[0]]]
+        return [*own, (self.payments.counts, self.payments.prior)]
 
     def counts_of_A(self) -> list[th.Tensor]:
         """
@@ -111,19 +121,19 @@ class HiddenStateModel(nn.Module):
         """
         :return: A of each modality, the mean of its belief, shape (n_outcomes, n_states)
         """
-        return [counts / counts.sum(dim=0) for counts in self.counts_of_A()]
+        return [_means(counts) for counts in self.counts_of_A()]
 
     def transition(self) -> th.Tensor:
         """
         :return: B, the mean of its belief, shape (n_states, n_states, n_actions)
         """
-        return self.B / self.B.sum(dim=0)
+        return _means(self.B)
 
     def initial_states(self) -> th.Tensor:
         """
         :return: D, the mean of its belief, shape (n_states,)
         """
-        return self.D / self.D.sum()
+        return _means(self.D)
 
     def infer(self, predicted: th.Tensor, outcomes: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -162,17 +172,6 @@ class HiddenStateModel(nn.Module):
         return th.stack(beliefs, dim=1)
 
     @th.no_grad()
-    def smoothed(self, episodes: Episodes, log_evidence: th.Tensor) -> th.Tensor:
-        """
-        :param episodes: what was seen and done
-        :param log_evidence: what else is known of the states, log-likelihoods of shape (n_episodes, time, n_states)
-        :return: p(s_t | the whole episode), shape (n_episodes, time, n_states)
-        """
-        log_likelihood = inference.log_likelihood(self.likelihoods(), episodes.outcomes) + log_evidence
-        tables = self.transition(), self.initial_states()
-        return inference.smoothed_states(log_likelihood, *tables, episodes.actions, episodes.mask, False).states
-
-    @th.no_grad()
     def scatter(self, noise: float) -> None:
         """
         Multiply what is learned by random numbers of mean 1, so that smoothing can tell states apart of which the prior says
@@ -181,11 +180,9 @@ class HiddenStateModel(nn.Module):
         :param noise: standard deviation of the factors
         """
         shape = th.tensor(1.0 / noise**2)
-        for name in self._names():
-            if self.learns[name[0]]:
-                counts = getattr(self, name)
-                factors = th.distributions.Gamma(shape, shape).sample(counts.shape).to(counts.device)
-                counts.mul_(factors).clamp_(min=MIN_COUNT)
+        for counts, _ in self._counted():
+            factors = th.distributions.Gamma(shape, shape).sample(counts.shape).to(counts.device)
+            counts.mul_(factors).clamp_(min=MIN_COUNT)
 
     @th.no_grad()
     def learn_from_many_starts(self, episodes: Episodes, n_starts: int, n_sweeps: int = 5) -> float:
@@ -200,23 +197,23 @@ class HiddenStateModel(nn.Module):
         """
         best = self.learn(episodes, n_sweeps)
         for _ in range(n_starts):
-            known = {name: getattr(self, name).clone() for name in self._names()}
-            for name in self._names():
-                getattr(self, name).copy_(getattr(self, f"prior_{name}"))
+            known = [counts.clone() for counts, _ in self._counted()]
+            for counts, prior in self._counted():
+                counts.copy_(prior)
             self.scatter(1.0)
             found = self.learn(episodes, 10 * n_sweeps)
             if found > best + MIN_IMPROVEMENT:
                 best = found
             else:
-                for name, counts in known.items():
-                    getattr(self, name).copy_(counts)
+                for (counts, _), before in zip(self._counted(), known, strict=True):
+                    counts.copy_(before)
         return best
 
     @th.no_grad()
     def keep(self) -> None:
         """Make what is known now the prior, because the episodes that it was learned from are gone."""
-        for name in self._names():
-            getattr(self, f"prior_{name}").copy_(getattr(self, name))
+        for counts, prior in self._counted():
+            prior.copy_(counts)
 
     def predict_states(self, belief: th.Tensor) -> th.Tensor:
         """
@@ -224,6 +221,17 @@ class HiddenStateModel(nn.Module):
         :return: p(s') after each action, shape (batch, n_actions, n_states)
         """
         return inference.all_predicted_states(belief, self.transition())
+
+    def predict_going_on(self, belief: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param belief: about s, shape (batch, n_states)
+        :param actions: number of each action, shape (batch,)
+        :return: p(s') where the episode has not ended with the action, which says something about s, same shape as ``belief``
+        """
+        going_on = belief * (1.0 - self.payments.expected()[1].T[actions])
+        shares = going_on / going_on.sum(dim=1, keepdim=True).clamp(min=inference.IMPOSSIBLE)
+        possible = going_on.sum(dim=1, keepdim=True) > inference.IMPOSSIBLE
+        return inference.predicted_states(th.where(possible, shares, belief), self.transition(), actions)
 
     @th.no_grad()
     def count_first(self, belief: th.Tensor, outcomes: th.Tensor) -> None:
@@ -277,41 +285,52 @@ class HiddenStateModel(nn.Module):
         """
         log_evidence = 0.0
         for _ in range(n_sweeps):
-            before = [getattr(self, name).clone() for name in self._names()]
-            tables = self.likelihoods(), self.transition(), self.initial_states()
-            for name in self._names():
-                if self.learns[name[0]]:
-                    getattr(self, name).copy_(getattr(self, f"prior_{name}"))
-            chunk = max(1, MAX_PAIRS // self.n_states**2)
-            parts = [
-                self._learn_from(Episodes(*part), *tables) for part in zip(*(p.split(chunk) for p in episodes), strict=True)
-            ]
-            log_evidence = sum(parts) / float(episodes.mask.sum())
-            after = [getattr(self, name) for name in self._names()]
-            if max((new - old).abs().max().item() for new, old in zip(after, before, strict=True)) <= tolerance:
+            before = [counts.clone() for counts, _ in self._counted()]
+            tables = self.transition(), self.initial_states()
+            chunks = [(chunk, self._log_likelihood(chunk)) for chunk in episodes.chunks(max(1, MAX_PAIRS // self.n_states**2))]
+            for counts, prior in self._counted():
+                counts.copy_(prior)
+            steps = episodes.mask.sum(dim=1).float()
+            n_steps = steps.sum() if episodes.times is None else steps @ episodes.times
+            log_evidence = sum(self._learn_from(*chunk, *tables) for chunk in chunks) / float(n_steps)
+            changes = [(new - old).abs().max().item() for (new, _), old in zip(self._counted(), before, strict=True)]
+            if max(changes) <= tolerance:
                 break
         return log_evidence
 
-    def _learn_from(
-        self, episodes: Episodes, likelihoods: list[th.Tensor], transition: th.Tensor, initial: th.Tensor
-    ) -> float:
+    def _log_likelihood(self, episodes: Episodes) -> th.Tensor:
+        """
+        :param episodes: what was seen and done
+        :return: of what each step says about its state: outcomes, and what the action then paid, shape
+            (n_episodes, time, n_states)
+        """
+        log_likelihood = inference.log_likelihood(self.likelihoods(), episodes.outcomes)
+        if episodes.payments is not None:
+            valid = episodes.mask[:, 1:]
+            log_likelihood[:, :-1][valid] += self.payments.log_likelihood(episodes.payments[valid], episodes.actions[valid])
+        return log_likelihood
+
+    def _learn_from(self, episodes: Episodes, log_likelihood: th.Tensor, transition: th.Tensor, initial: th.Tensor) -> float:
         """
         :param episodes: some of them
-        :param likelihoods: A to infer their states with
+        :param log_likelihood: of what was seen, to infer their states with, shape (n_episodes, time, n_states)
         :param transition: B, likewise
         :param initial: D, likewise
         :return: log-evidence, in nats
         """
-        log_likelihood = inference.log_likelihood(likelihoods, episodes.outcomes)
-        seen = inference.smoothed_states(
-            log_likelihood, transition, initial, episodes.actions, episodes.mask, self.learns["B"]
-        )
-        self._count_outcomes(episodes.outcomes[episodes.mask], seen.states[episodes.mask])
+        mask, actions, times = episodes.mask, episodes.actions, episodes.times
+        times = th.ones_like(log_likelihood[:, 0, 0]) if times is None else times
+        seen = inference.smoothed_states(log_likelihood, transition, initial, actions, mask, times, self.learns["B"])
+        states = seen.states * times[:, None, None]
+        self._count_outcomes(episodes.outcomes[mask], states[mask])
+        if episodes.payments is not None:
+            valid = mask[:, 1:]
+            self.payments.count(episodes.payments[valid], actions[valid], states[:, :-1][valid])
         if self.learns["B"]:
             self.B += seen.transitions
         if self.learns["D"]:
-            self.D += seen.states[:, 0].sum(dim=0)
-        return float(seen.log_evidence.sum())
+            self.D += states[:, 0].sum(dim=0)
+        return float((seen.log_evidence.squeeze(1) * times).sum())
 
     @th.no_grad()
     def information_gains(self, belief: th.Tensor) -> InformationGains:
@@ -332,7 +351,19 @@ class HiddenStateModel(nn.Module):
             novelty_A = th.stack(gains).sum(dim=0).reshape(shape)
         if self.learns["B"]:
             novelty_B = belief @ state_gains(self.B)
-        return InformationGains(salience, novelty_A, novelty_B)
+        return InformationGains(salience, novelty_A, novelty_B, belief @ self.payments.gains())
+
+    @th.no_grad()
+    def decisions(self, draws: bool) -> Decisions:
+        """
+        :param draws: whether to draw all that is learned from what is known of it, instead of the mean
+        :return: the world to decide in, payments as rewards
+        """
+        of = drawn_distributions if draws else _means
+        likelihoods = [of(counts) if self.learns["A"] else _means(counts) for counts in self.counts_of_A()]
+        transition = of(self.B) if self.learns["B"] else self.transition()
+        paid, ends = self.payments.expected(draws)
+        return Decisions(transition, joint_likelihood(likelihoods), self.initial_states(), paid, 1.0 - ends)
 
     @th.no_grad()
     def gains_of_seen_states(self) -> th.Tensor:
@@ -341,35 +372,8 @@ class HiddenStateModel(nn.Module):
 
         :return: in nats, shape (n_states, n_actions)
         """
-        gains = th.zeros_like(self.B[0])
+        gains = self.payments.gains()
         if self.learns["A"]:
             entered = th.stack([state_gains(counts) for counts in self.counts_of_A()]).sum(dim=0)
             gains = gains + th.tensordot(entered, self.transition(), dims=([0], [0]))
         return gains + state_gains(self.B) if self.learns["B"] else gains
-
-
-def _tables(name: str, given: Any, prior: Any, shapes: list[tuple[int, ...]]) -> list[th.Tensor]:
-    """
-    :param name: A, B or D
-    :param given: probabilities, one array or a list of them, or None
-    :param prior: counts, likewise
-    :param shapes: that they are to have
-    :return: the probabilities, or the prior counts, flat ones if neither is given
-    :raises ValueError: if they do not fit
-    """
-    if given is not None and prior is not None:
-        raise ValueError(f"{name} and p{name}: give either the probabilities {name}, which are held, or prior counts p{name}")
-    if given is None and prior is None:
-        return [th.full(shape, 1.0 / shape[0]) for shape in shapes]
-    named, tables = (name, given) if prior is None else (f"p{name}", prior)
-    is_one = len(shapes) == 1 and not (isinstance(tables, list | tuple) and np.ndim(tables[0]) == len(shapes[0]))
-    arrays = [np.asarray(table, dtype=np.float64) for table in ([tables] if is_one else tables)]
-    if [array.shape for array in arrays] != shapes:
-        found = ", ".join(str(array.shape) for array in arrays)
-        raise ValueError(f"{named} of shape {found}: give {', '.join(map(str, shapes))}")
-    for array in arrays:
-        if prior is None and not ((array >= 0.0).all() and np.allclose(array.sum(axis=0), 1.0, atol=1e-4)):
-            raise ValueError(f"{named}: give probabilities, which sum to one over the first axis")
-        if prior is not None and not ((array > 0.0).all() and np.isfinite(array).all()):
-            raise ValueError(f"{named}: give positive counts")
-    return [th.tensor(array, dtype=th.float32) for array in arrays]

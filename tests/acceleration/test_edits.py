@@ -27,7 +27,7 @@ KINDS = {
 
 OPTIONS = dict(prediction_error_weight=0.3, bootstrap_entropy=0.5, pessimism=0.6, policy_kwargs=dict(net_arch=[16]))
 
-OF_HIDDEN_STATES = ("deliberation", "free_energy", "hidden_states", "salience")
+OF_HIDDEN_STATES = ("free_energy", "hidden_states", "point_values", "salience")
 """Modules of equations of policies with a memory, whose steps are eager whatever is edited."""
 
 FUNCTIONS = [

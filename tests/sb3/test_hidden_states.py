@@ -22,9 +22,9 @@ def maze_model(given="ABD", env=TMAZE, n_states=8, **kwargs):
     """A small agent in the T-maze that knows these tables."""
     world = gym.make(TMAZE).unwrapped
     tables = dict(A=world.observation_matrix, B=world.transition_matrix, D=world.initial_distribution)
-    policy_kwargs = dict(n_hidden_states=n_states, net_arch=[8], horizon=2, **{name: tables[name] for name in given})
+    policy_kwargs = dict(n_hidden_states=n_states, net_arch=[8], **{name: tables[name] for name in given})
     policy_kwargs.update(kwargs.pop("policy_kwargs", {}))
-    settings = dict(learning_starts=10, train_freq=8, precision=64.0, gamma=0.9, epistemic_weight=0.5, seed=0)
+    settings = dict(learning_starts=10, train_freq=8, precision=64.0, gamma=0.9, epistemic_weight=0.0, seed=0)
     return make(env, "HiddenStatesPolicy", policy_kwargs=policy_kwargs, **{**settings, **kwargs})
 
 
@@ -54,7 +54,7 @@ def test_an_episode_start_resets_one_belief_alone():
 
 def test_it_reads_the_cue_before_it_knows_what_is_paid_where():
     """Salience alone: the cue is worth a bit, and an arm ends nothing yet."""
-    model = maze_model()
+    model = maze_model(epistemic_weight=0.5)
     model.policy.head_weights.copy_(th.tensor([1.0, 0.5]))
     action, _ = model.predict(shown(0), deterministic=True)
     assert action == CUE
@@ -79,27 +79,57 @@ def test_it_learns_the_maze_with_what_is_given(n_envs):
 
 def test_what_is_learned_is_learned_from_whole_episodes():
     """The cue is counted for the side that the arm shows later."""
-    model = maze_model("BD", epistemic_weight=1.0).learn(250)
+    model = maze_model("BD", policy_kwargs=dict(n_starts=2)).learn(250)
     cues = model.policy.states.likelihoods()[2][1:, [3, 7]]
     assert (cues.max(dim=0).values > 0.9).all(), "each side has a cue of its own"
     assert cues.argmax(dim=0).unique().numel() == 2
     assert (model.policy.states.prior_B == model.policy.states.B).all()
+    assert model.predict(shown(0), deterministic=True)[0] == CUE, "and so it is read first"
 
 
-@pytest.mark.parametrize(("horizon", "weight"), [(2, 0.5), (0, 0.5), (2, 0.0)])
-def test_every_part_of_the_free_energies_is_logged(horizon, weight):
+@pytest.mark.parametrize(("plans", "weight"), [(True, 0.5), (False, 0.5), (True, 0.0)])
+def test_every_part_of_the_free_energies_is_logged(plans, weight):
     """Whoever acts, and whether or not information has a weight."""
-    model = maze_model("BD", policy_kwargs=dict(horizon=horizon), epistemic_weight=weight)
+    model = maze_model("BD", policy_kwargs=dict(plans=plans), epistemic_weight=weight)
     model.set_logger(configure(None, []))
     model.learn(64)
     logged = {name.removeprefix("train/"): value for name, value in model.logger.name_to_value.items()}
     parts = [logged[name] for name in ("observation_surprise", "state_divergence")]
     assert min(parts) > 0.0
     assert sum(parts) == pytest.approx(logged["prediction_error"], rel=1e-4), "the free energy of an exact posterior"
-    gains = [logged[name] for name in ("salience", "novelty_A", "novelty_B")]
+    gains = [logged[name] for name in ("salience", "novelty_A", "novelty_B", "novelty_R")]
     assert sum(gains) == pytest.approx(logged["information_gain"], rel=1e-4)
     assert min(gains[:2]) > 0.0
     assert gains[2] == 0.0, "B is given"
+
+
+def test_worlds_are_drawn_at_the_start_of_episodes(monkeypatch):
+    """And more rarely with what is known: one draw for each twentieth of the episodes."""
+    model, at = maze_model("BD"), []
+    monkeypatch.setattr(model.policy, "draw", lambda: at.append((model._n_episodes, bool(model._last_episode_starts[0]))))
+    model.policy._drawn_plan = model.policy.plan(draws=False)
+    model.learn(120)
+    assert all(starts for _, starts in at)
+    numbers = [number for number, _ in at]
+    assert numbers == sorted(set(numbers)) and 0 < len(numbers) < model._n_episodes
+    drawn, policy = [], maze_model("BD").policy
+    for _ in range(2):
+        policy.draw()
+        drawn.append(policy.plan(draws=True).world.likelihood)
+    assert not th.equal(*drawn), "what is not known is drawn anew"
+    assert th.equal(policy.plan(draws=False).world.likelihood, maze_model("BD").policy.plan(draws=False).world.likelihood)
+
+
+def test_an_episode_that_goes_on_says_where_one_is_not():
+    model = maze_model()
+    states = model.policy.states
+    over = states.payments.number(th.tensor([[0.0, 0.0], [1.0, 1.0]]))[1:]
+    states.payments.count(over, th.tensor([1]), th.eye(8)[[0]] * 1000)
+    went = np.eye(4, dtype=np.float32)[[1]]
+    even = np.full((1, 8), 0.125, dtype=np.float32)
+    _, state = model.predict(shown(1), (even, went))
+    # In the first of the eight states it would have ended: four of the other seven have the reward on the right
+    assert state[0][0][5] == pytest.approx(4 / 7, abs=0.01)
 
 
 def test_saving_and_going_on(tmp_path):
@@ -154,7 +184,7 @@ def test_dictionaries_of_numbers_and_evaluation():
 
 
 def test_the_critics_may_act_instead():
-    model = maze_model(policy_kwargs=dict(horizon=0)).learn(60)
+    model = maze_model(policy_kwargs=dict(plans=False)).learn(60)
     actions, _ = model.predict(np.stack([shown(0)] * 4))
     assert actions.shape == (4,)
 
@@ -164,7 +194,6 @@ def test_the_critics_may_act_instead():
     [
         ("CartPole-v1", {}, "exact beliefs need numbered observations"),
         (TMAZE, dict(n_hidden_states=0), "n_hidden_states=0"),
-        (TMAZE, dict(horizon=-1), "horizon=-1"),
         (TMAZE, dict(n_starts=1.5), "n_starts=1.5"),
         (TMAZE, dict(normalize_features=True), "normalize_features=True"),
         (TMAZE, dict(novelty="variance"), "novelty='variance'"),
@@ -178,6 +207,6 @@ def test_what_cannot_be_used_is_refused(env, kwargs, message):
         make(env, "HiddenStatesPolicy", policy_kwargs={"n_hidden_states": 8, **kwargs})
 
 
-def test_only_rewards_are_looked_ahead_to():
-    with pytest.raises(ValueError, match="horizon=2"):
+def test_plans_see_rewards_alone():
+    with pytest.raises(ValueError, match="plans=False"):
         maze_model(preference=GaussianPreference(goal=1.0, std=1.0))

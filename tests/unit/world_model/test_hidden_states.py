@@ -161,3 +161,19 @@ def test_many_outcomes_add_up_their_salience(monkeypatch):
 def test_tables_that_do_not_fit(tables, message):
     with pytest.raises(ValueError, match=message):
         HiddenStateModel(2, [2], 1, **tables)
+
+
+def test_what_was_paid_tells_the_state_afterwards():
+    """Of two states that look the same, the first pays 1 in nine of ten cases, the other in one."""
+    for distinct in (False, True):
+        model = HiddenStateModel(2, [1], 1, A=np.ones((1, 2)), B=STAYS, pD=[1.0, 1.0])
+        numbers = model.payments.number(th.tensor([[0.0, 0.0], [1.0, 0.0]]))
+        for counts in (model.payments.prior, model.payments.counts):
+            counts[numbers] = th.tensor([[[1.0], [9.0]], [[9.0], [1.0]]])
+        seen = episodes([[0, 0]] * 3, [[0]] * 3)._replace(payments=numbers[[1, 1, 0]].unsqueeze(1))
+        if distinct:
+            seen = seen.distinct()
+            assert sorted(seen.times.tolist()) == [1.0, 2.0], "equal episodes are smoothed once"
+        model.learn(seen, n_sweeps=1)
+        close(model.D, [1.0 + 2 * 0.9 + 0.1, 1.0 + 2 * 0.1 + 0.9])
+        close(model.payments.known()[numbers[1], :, 0], [9.0 + 2 * 0.9, 1.0 + 2 * 0.1])
