@@ -64,7 +64,7 @@ def agents_of(args: argparse.Namespace) -> dict[str, tuple[Any, int]]:
     entry = evaluated(load_entries(str(hyperparams_file("dai")))[EXACT])
     del entry["n_timesteps"]
     model = DAI(env=EXACT, **{**entry, "policy_kwargs": eval(entry["policy_kwargs"])}, **common)
-    found["DAI, exact beliefs in the T-maze, two actions ahead"] = model, model.batch_size
+    found["DAI, exact beliefs in the T-maze"] = model, model.batch_size
     return found
 
 

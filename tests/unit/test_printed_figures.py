@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hidden_worlds import solved_at
 
 ROOT = Path(__file__).resolve().parents[2]
 if not (ROOT / "docs").is_dir():
@@ -106,13 +107,6 @@ def measures(value, name=""):
         yield name, float(value)
 
 
-def solved_at(successes, window=100, share=0.95):
-    """Number of episodes after which so many of the last ones had succeeded for the first time; infinite if never."""
-    sums = np.convolve(successes, np.ones(window), "valid") if len(successes) >= window else []
-    reached = np.flatnonzero(np.asarray(sums) >= share * window)
-    return float(reached[0] + window) if len(reached) else float("inf")
-
-
 def statistics(runs):
     """Figures that a table may give of some runs: means, medians and extremes; and how many of how many seeds succeed."""
     values = {}
@@ -145,7 +139,8 @@ def test_rows_of_hidden_worlds(row):
     files = set(re.findall(r"`?(\w+\.json)`", SECTION)) & {path.name for path in RESULTS.glob("*.json")}
     agents = {key: statistics(runs) for name in files for key, runs in runs_of(name).items()}
     text = " | ".join(cell for name, cell in row.items() if name not in ("world", "result file"))
-    missing = {agent: unfounded(text, *found) for agent, found in agents.items()}
+    n_seeds = {agent: len(runs) for name in files for agent, runs in runs_of(name).items()}
+    missing = {agent: unfounded(text, *found) for agent, found in agents.items() if n_seeds[agent] == int(row["seeds"])}
     assert [] in missing.values(), (row, missing)
 
 
