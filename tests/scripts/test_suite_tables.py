@@ -61,6 +61,19 @@ def test_a_row_has_the_mean_its_error_all_seeds_and_the_failures(rows, few_repet
     assert lines[0] == "### A, 10 steps"
 
 
+def test_agents_of_one_environment_share_a_table_whatever_their_tasks(rows, few_repetitions):
+    first, second = SUITE["tasks"]
+    apart = [{**first, "agents": ["dqn"], "seeds": "0"}, second, {**first, "agents": ["dai"]}]
+    lines = score_table(rows, {**SUITE, "tasks": apart})
+    assert [line for line in lines if line.startswith("### ")] == ["### A, 10 steps", "### B, 10 steps"]
+    assert [line.split(" | ")[0] for line in lines[lines.index("### A, 10 steps") :][4:6]] == ["| DQN", "| DAI"]
+
+
+def test_tasks_are_put_together_by_their_scales_alone(rows, few_repetitions):
+    assert "### All tasks together" in markdown(rows, SUITE)
+    assert "together" not in markdown(rows, {name: value for name, value in SUITE.items() if name != "scale"})
+
+
 def test_an_agent_with_one_label_and_two_names_is_compared_over_all_environments(rows, few_repetitions):
     scores = matrix(rows, ["dai", "dai_wide"], ["A", "B"], SUITE)
     assert scores.tolist() == [[1.0, 1.0], [0.6, 0.5]]
