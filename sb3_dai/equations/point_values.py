@@ -1,4 +1,4 @@
-"""Values of beliefs about numbered hidden states: point-based value iteration."""
+"""Values of numbered hidden states if they were seen, and of beliefs about them: point-based value iteration."""
 
 from typing import NamedTuple
 
@@ -74,6 +74,26 @@ def action_values(
     values, best = (seen.rows @ vectors.T).max(dim=1)
     values, best = (part.unflatten(0, seen.joint.shape[:3]) for part in (values, best))
     return beliefs @ world.rewards + gamma * values.sum(dim=2), best
+
+
+def state_values(
+    rewards: th.Tensor, transition: th.Tensor, gamma: float, n_sweeps: int, values: th.Tensor | None = None
+) -> th.Tensor:
+    """
+    Sweeps of value iteration, ``V(s) = max_a [ r(s,a) + gamma sum_s' B[s',s,a] V(s') ]``: what would follow if the state were
+    seen from now on (Q_MDP: Littman et al. 1995, "Learning policies for partially observable environments").
+
+    :param rewards: r(s,a), shape (n_states, n_actions)
+    :param transition: B, shape (n_states, n_states, n_actions)
+    :param gamma: discount factor
+    :param n_sweeps: number of sweeps
+    :param values: V to begin with, zeros by default, shape (n_states,)
+    :return: V, shape (n_states,)
+    """
+    values = rewards.new_zeros(len(rewards)) if values is None else values
+    for _ in range(n_sweeps):
+        values = (rewards + gamma * th.tensordot(values, transition, dims=([0], [0]))).max(dim=1).values
+    return values
 
 
 def blind_values(world: Decisions, gamma: float) -> th.Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch as th
 from helpers import close
 
-from sb3_dai.equations.point_values import Decisions, action_values, blind_values, branches, point_based_values
+from sb3_dai.equations.point_values import Decisions, action_values, blind_values, branches, point_based_values, state_values
 
 #: States: reward left, reward right. Actions: listen, left, right. A door ends the episode
 PAID = th.tensor([[-1.0, 10.0, -100.0], [-1.0, -100.0, 10.0]])
@@ -16,6 +16,15 @@ TIGER = Decisions(
     continues=th.tensor([[1.0, 0.0, 0.0]]).expand(2, -1),
 )
 UNKNOWN = th.tensor([[0.5, 0.5]])
+
+
+def test_state_values():
+    # Two states, stay or go to the other; being in state 1 pays 1. From state 0: go, then stay
+    rewards, transition = th.tensor([[0.0, 0.0], [1.0, 1.0]]), th.stack([th.eye(2), th.eye(2).flip(0)], dim=2)
+    close(state_values(rewards, transition, 0.5, 1), [0.0, 1.0])
+    close(state_values(rewards, transition, 0.5, 2), [0.5, 1.5])
+    close(state_values(rewards, transition, 0.5, 50), [1.0, 2.0])
+    close(state_values(rewards, transition, 0.5, 1, th.tensor([1.0, 2.0])), [1.0, 2.0])
 
 
 def test_always_the_same_action():
