@@ -1,5 +1,6 @@
 """A policy with exact beliefs about numbered hidden states."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -57,16 +58,20 @@ class HiddenStatesPolicy(RecurrentPolicy):
     :param observation_space: Observation space: ``Discrete``, or several modalities as ``MultiDiscrete`` or a ``Dict`` of them
     :param action_space: Action space: ``Discrete``
     :param lr_schedule: Learning rate schedule (could be constant)
-    :param n_hidden_states: Number of hidden states
+    :param n_hidden_states: Number of hidden states; or of values of each factor that a state is made of, of which the last one
+        changes fastest from a state to the next
     :param A: Probability of each outcome, shape (n_outcomes, n_hidden_states), or a list of these, one a modality; held
     :param B: Probability of the next state, shape (n_hidden_states, n_hidden_states, n_actions) as B[s', s, a]; held
     :param D: Probability of the first state, shape (n_hidden_states,); held
-    :param pA: Prior counts of A, shape of A; by default they sum to one for each state
-    :param pB: Prior counts of B, shape of B; by default they sum to one for each state and action
-    :param pD: Prior counts of D, shape of D; by default they sum to one. In the ``policy_kwargs`` of :class:`sb3_dai.dai.DAI`,
-        A, B and D may be "env" for the environment's own, and ``n_hidden_states`` is then theirs.
+    :param pA: Prior counts of A, shape of A, or what they sum to for each state; one by default
+    :param pB: Prior counts of B, shape of B, or what they sum to for each state and action; one by default
+    :param pD: Prior counts of D, shape of D, or their sum; one by default. In the ``policy_kwargs`` of
+        :class:`sb3_dai.dai.DAI`, A, B and D may be "env" for the environment's own, and ``n_hidden_states`` is then theirs.
     :param assignment: "soft", or "hard" where neither A nor B is known, see
         :class:`sb3_dai.world_model.hidden_states.HiddenStateModel`
+    :param A_dependencies: For each modality the numbers of the factors that it depends on, as in pymdp: states that agree in
+        these share what is learned. By default it depends on all
+    :param R_dependencies: Numbers of the factors that payments and ends depend on. By default all
     :param n_starts: Number of random starts from which smoothing tries to learn A and B better, each time. Where neither is
         known, or states look the same, it finds a poor optimum from one alone.
     :param plans: whether actions are planned through the model, over all outcomes, and taken by softmax(-precision G), or the
@@ -86,7 +91,7 @@ class HiddenStatesPolicy(RecurrentPolicy):
         observation_space: spaces.Space,
         action_space: spaces.Space,
         lr_schedule: Schedule,
-        n_hidden_states: int = 2,
+        n_hidden_states: int | Sequence[int] = 2,
         A: Any = None,
         B: Any = None,
         D: Any = None,
@@ -94,6 +99,8 @@ class HiddenStatesPolicy(RecurrentPolicy):
         pB: Any = None,
         pD: Any = None,
         assignment: str = "soft",
+        A_dependencies: Any = None,
+        R_dependencies: Any = None,
         n_starts: int = 0,
         plans: bool = True,
         **kwargs: Any,
@@ -110,6 +117,7 @@ class HiddenStatesPolicy(RecurrentPolicy):
         self.n_hidden_states = n_hidden_states
         self.plans, self.n_starts = plans, n_starts
         self.given = dict(A=A, B=B, D=D, pA=pA, pB=pB, pD=pD, assignment=assignment)
+        self.given.update(A_dependencies=A_dependencies, R_dependencies=R_dependencies)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     @property
@@ -121,7 +129,7 @@ class HiddenStatesPolicy(RecurrentPolicy):
         n_outcomes, n_actions = modalities(self.observation_space), int(self.action_space.n)  # type: ignore[attr-defined]
         self.states = HiddenStateModel(self.n_hidden_states, n_outcomes, n_actions, **self.given)
         self.states.scatter(NOISE)
-        self.belief_filter, self.memory_dim = ExactFilter(self.states), self.n_hidden_states
+        self.belief_filter, self.memory_dim = ExactFilter(self.states), self.states.n_states
         DAIPolicy._make_nets(self, features_dim, n_terms)
         self.world_model = HiddenStatesWorldModel(self.states)
         self._plan: Plan | None = None
@@ -206,7 +214,7 @@ class HiddenStatesPolicy(RecurrentPolicy):
         :return: G(s,.), shape (batch, n_actions)
         """
         world, vectors, _ = self.plan(draws)
-        states = belief.features[:, -self.n_hidden_states :]
+        states = belief.features[:, -self.states.n_states :]
         seen = branches(states, world, MAX_BRANCHES)
         values, _ = action_values(states, seen, world, min(float(self.gamma), MAX_GAMMA), vectors)
         epistemic = self._epistemic_weight()

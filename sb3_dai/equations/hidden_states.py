@@ -5,11 +5,13 @@ Exact inference of numbered hidden states: filtering while acting, smoothing of 
 the first one (the order of axes in pymdp).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch as th
 
+MIN_STATES, MAX_DENSITY = 100, 0.1
+"""From how many states, and up to what share of possible transitions, smoothing multiplies sparse matrices."""
 IMPOSSIBLE = 1e-16
 """What an outcome of probability zero counts as, so that a belief survives what its model holds impossible (as in pymdp)."""
 
@@ -60,6 +62,23 @@ def all_predicted_states(belief: th.Tensor, transition: th.Tensor) -> th.Tensor:
     return (belief @ transition.permute(1, 2, 0).reshape(n_states, -1)).unflatten(1, (n_actions, n_states))
 
 
+def _predictions(transition: th.Tensor) -> Callable[[th.Tensor, th.Tensor], th.Tensor]:
+    """
+    :param transition: B, shape (n_states, n_states, n_actions)
+    :return: :func:`predicted_states` with this B for many beliefs, of which it uses what is possible alone
+    """
+    n_states, _, n_actions = transition.shape
+    if n_states < MIN_STATES or transition.count_nonzero() > MAX_DENSITY * transition.numel():
+        return lambda belief, actions: predicted_states(belief, transition, actions)
+    possible = transition.permute(2, 0, 1).flatten(end_dim=1).to_sparse()
+
+    def predict(belief: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        after_each = (possible @ belief.T).unflatten(0, (n_actions, n_states))
+        return after_each.permute(2, 0, 1)[th.arange(len(belief), device=belief.device), actions]
+
+    return predict
+
+
 def filtered_states(predicted: th.Tensor, log_likelihood: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """
     Bayes' rule: ``b'(s') = A[o, s'] p(s') / p(o)``.
@@ -101,10 +120,11 @@ def smoothed_states(
     """
     n_steps = log_likelihood.shape[1]
     by_action = transition.permute(2, 0, 1)
+    predict, look_back = _predictions(transition), _predictions(transition.transpose(0, 1))
     forward, log_evidence = filtered_states(initial.expand_as(log_likelihood[:, 0]), log_likelihood[:, 0])
     beliefs = [forward]
     for t in range(1, n_steps):
-        predicted = predicted_states(beliefs[-1], transition, actions[:, t - 1])
+        predicted = predict(beliefs[-1], actions[:, t - 1])
         belief, evidence = filtered_states(predicted, log_likelihood[:, t])
         is_step = mask[:, t : t + 1]
         beliefs.append(th.where(is_step, belief, beliefs[-1]))
@@ -112,7 +132,7 @@ def smoothed_states(
 
     scaled = (log_likelihood - log_likelihood.max(dim=-1, keepdim=True).values).exp()
     backward, states = th.ones_like(forward), [beliefs[-1]]
-    counts, reverse = th.zeros_like(by_action), transition.transpose(0, 1)
+    counts = th.zeros_like(by_action)
     for t in range(n_steps - 2, -1, -1):
         is_step, ahead = mask[:, t + 1 : t + 2], scaled[:, t + 1] * backward
         if counts_transitions:
@@ -120,7 +140,7 @@ def smoothed_states(
             pairs = pairs / pairs.sum(dim=(1, 2), keepdim=True).clamp(min=IMPOSSIBLE)
             happened = is_step if times is None else is_step * times.unsqueeze(1)
             counts.index_add_(0, actions[:, t], pairs * happened.unsqueeze(2))
-        message = predicted_states(ahead, reverse, actions[:, t])
+        message = look_back(ahead, actions[:, t])
         backward = th.where(is_step, message / message.max(dim=-1, keepdim=True).values.clamp(min=IMPOSSIBLE), backward)
         joint = beliefs[t] * backward
         states.append(joint / joint.sum(dim=-1, keepdim=True).clamp(min=IMPOSSIBLE))

@@ -1,10 +1,30 @@
 """Expected information about hidden states (salience) and about what is counted of them (novelty), in nats."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch as th
 
 from sb3_dai.equations.information_gain import dirichlet_information_gain
+
+
+class InformationGains(NamedTuple):
+    """What is expected to be learned by each action, in nats, shapes (batch, n_actions)."""
+
+    salience: th.Tensor
+    """About the next state."""
+    novelty_A: th.Tensor
+    """About the likelihood of outcomes."""
+    novelty_B: th.Tensor
+    """About transitions."""
+    novelty_R: th.Tensor
+    """About what is paid."""
+
+    def total(self) -> th.Tensor:
+        """
+        :return: the sum, shape (batch, n_actions)
+        """
+        return self.salience + self.novelty_A + self.novelty_B + self.novelty_R
 
 
 def joint_likelihood(likelihoods: Sequence[th.Tensor]) -> th.Tensor:

@@ -1,17 +1,25 @@
 """A model of numbered hidden states: Dirichlet counts of A, B and D, exact beliefs, and what both still have to learn."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from math import prod
+from typing import Any
 
 import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_dai.checks import check_choice, check_number
+from sb3_dai.checks import check_choice
 from sb3_dai.equations import hidden_states as inference
 from sb3_dai.equations.point_values import Decisions
-from sb3_dai.equations.salience import joint_likelihood, likelihood_information_gain, state_gains, state_information_gain
+from sb3_dai.equations.salience import (
+    InformationGains,
+    joint_likelihood,
+    likelihood_information_gain,
+    state_gains,
+    state_information_gain,
+)
 from sb3_dai.world_model.payments import PaymentCounts, drawn_distributions
+from sb3_dai.world_model.sharing import Sharing, checked_dependencies, factor_sizes
 from sb3_dai.world_model.tables import Episodes, checked_tables
 
 MAX_PAIRS = 4_000_000
@@ -20,27 +28,10 @@ MIN_COUNT = 1e-6
 """Smallest count after random factors."""
 MIN_IMPROVEMENT = 1e-3
 """Log-evidence in nats a step that new numbers of the states have to be worth."""
+FIRST_PRIOR_SHARE, N_NOISY_SWEEPS, NOISE_OF_STARTS = 0.01, 15, 0.3
+"""Of a random start: part of the prior counts in its first sweep, sweeps until there are all, and noise after each of them."""
 MAX_JOINT_OUTCOMES = 4096
 """With more of them the salience of several modalities is the sum of that of each."""
-
-
-class InformationGains(NamedTuple):
-    """What is expected to be learned by each action, in nats, shapes (batch, n_actions)."""
-
-    salience: th.Tensor
-    """About the next state."""
-    novelty_A: th.Tensor
-    """About the likelihood of outcomes."""
-    novelty_B: th.Tensor
-    """About transitions."""
-    novelty_R: th.Tensor
-    """About what is paid."""
-
-    def total(self) -> th.Tensor:
-        """
-        :return: the sum, shape (batch, n_actions)
-        """
-        return self.salience + self.novelty_A + self.novelty_B + self.novelty_R
 
 
 def _means(counts: th.Tensor) -> th.Tensor:
@@ -56,7 +47,8 @@ class HiddenStateModel(nn.Module):
     A, B and D of a world whose numbered states are hidden, as in pymdp: each is given and held (``A``), or learned from prior
     counts (``pA``). Without either it is learned from a flat prior, whose counts sum to one for each distribution.
 
-    :param n_states: number of hidden states
+    :param n_hidden_states: number of hidden states, or of values of each factor that a state is made of, of which the last one
+        changes fastest from a state to the next
     :param n_outcomes: number of outcomes of each modality
     :param n_actions: number of actions
     :param A: probability of each outcome, shape (n_outcomes, n_states), or a list of these, one a modality
@@ -68,6 +60,9 @@ class HiddenStateModel(nn.Module):
     :param assignment: "soft" counts each state by its probability. "hard" takes the most probable one for the state, one of
         them at random if there are several: a world of which neither A nor B is known looks the same however its states are
         numbered, and soft counts cannot choose
+    :param A_dependencies: for each modality the numbers of the factors that it depends on; states that agree in these share
+        its counts. All factors by default
+    :param R_dependencies: likewise, of what is paid
     :raises ValueError: if a table or a count does not fit
     """
 
@@ -76,7 +71,7 @@ class HiddenStateModel(nn.Module):
 
     def __init__(
         self,
-        n_states: int,
+        n_hidden_states: int | Sequence[int],
         n_outcomes: Sequence[int],
         n_actions: int,
         A: Any = None,
@@ -86,11 +81,18 @@ class HiddenStateModel(nn.Module):
         pB: Any = None,
         pD: Any = None,
         assignment: str = "soft",
+        A_dependencies: Any = None,
+        R_dependencies: Any = None,
     ) -> None:
         super().__init__()
-        check_number("n_hidden_states", n_states, 1, whole=True)
         check_choice("assignment", assignment, "soft", "hard")
+        sizes = factor_sizes(n_hidden_states)
+        n_states = prod(sizes)
         self.n_states, self.n_outcomes, self.n_actions = n_states, tuple(n_outcomes), n_actions
+        of_A = checked_dependencies("A_dependencies", A_dependencies, len(self.n_outcomes), len(sizes))
+        self.sharing = [Sharing(sizes, factors) for factors in of_A]
+        of_R = None if R_dependencies is None else [R_dependencies]
+        (factors,) = checked_dependencies("R_dependencies", of_R, 1, len(sizes))
         self.assignment = assignment
         shapes: list[tuple[int, ...]] = [(n, n_states) for n in self.n_outcomes]
         self.learns = {"A": A is None, "B": B is None, "D": D is None}
@@ -99,7 +101,9 @@ class HiddenStateModel(nn.Module):
         for name, prior in zip(self._names(), priors, strict=True):
             self.register_buffer(f"prior_{name}", prior)
             self.register_buffer(name, prior.clone())
-        self.payments = PaymentCounts(n_states, n_actions)
+        self.payments = PaymentCounts(n_states, n_actions, Sharing(sizes, factors))
+        if not all(th.equal(table, sharing.of_first(table)) for table, sharing in self._shared()):
+            raise ValueError("pA, A_dependencies: states that agree in these factors are to have the same counts")
 
     def _names(self) -> list[str]:
         return [*(f"A_{m}" for m in range(len(self.n_outcomes))), "B", "D"]
@@ -110,6 +114,12 @@ class HiddenStateModel(nn.Module):
         """
         own = [(getattr(self, name), getattr(self, f"prior_{name}")) for name in self._names() if self.learns[name[0]]]
         return [*own, (self.payments.counts, self.payments.prior)]
+
+    def _shared(self) -> list[tuple[th.Tensor, Sharing]]:
+        """
+        :return: tables of which states share columns
+        """
+        return [*zip(self.counts_of_A(), self.sharing, strict=True), (self.payments.counts, self.payments.sharing)]
 
     def counts_of_A(self) -> list[th.Tensor]:
         """
@@ -183,6 +193,8 @@ class HiddenStateModel(nn.Module):
         for counts, _ in self._counted():
             factors = th.distributions.Gamma(shape, shape).sample(counts.shape).to(counts.device)
             counts.mul_(factors).clamp_(min=MIN_COUNT)
+        for counts, sharing in self._shared():
+            counts.copy_(sharing.of_first(counts))
 
     @th.no_grad()
     def learn_from_many_starts(self, episodes: Episodes, n_starts: int, n_sweeps: int = 5) -> float:
@@ -201,6 +213,9 @@ class HiddenStateModel(nn.Module):
             for counts, prior in self._counted():
                 counts.copy_(prior)
             self.scatter(1.0)
+            for share in np.geomspace(FIRST_PRIOR_SHARE, 1.0, N_NOISY_SWEEPS):
+                self.learn(episodes, 1, prior_share=share)
+                self.scatter(NOISE_OF_STARTS)
             found = self.learn(episodes, 10 * n_sweeps)
             if found > best + MIN_IMPROVEMENT:
                 best = found
@@ -270,10 +285,10 @@ class HiddenStateModel(nn.Module):
         """
         if self.learns["A"]:
             for m, counts in enumerate(self.counts_of_A()):
-                counts += inference.outcome_counts(outcomes[:, m], states, len(counts))
+                counts += inference.outcome_counts(outcomes[:, m], self.sharing[m].pooled(states), len(counts))
 
     @th.no_grad()
-    def learn(self, episodes: Episodes, n_sweeps: int = 5, tolerance: float = 1e-3) -> float:
+    def learn(self, episodes: Episodes, n_sweeps: int = 5, tolerance: float = 1e-3, prior_share: float = 1.0) -> float:
         """
         Learn anew from whole episodes, as if nothing but the prior had been known: each sweep infers the states by smoothing
         and counts them (expectation-maximisation with a Dirichlet prior). The first sweep infers with what is known now.
@@ -281,6 +296,7 @@ class HiddenStateModel(nn.Module):
         :param episodes: all that is to be remembered
         :param n_sweeps: at most
         :param tolerance: stop when no count changes by more
+        :param prior_share: what the counts of the prior are multiplied by
         :return: log-evidence of the episodes before the last sweep, in nats a step
         """
         log_evidence = 0.0
@@ -289,7 +305,7 @@ class HiddenStateModel(nn.Module):
             tables = self.transition(), self.initial_states()
             chunks = [(chunk, self._log_likelihood(chunk)) for chunk in episodes.chunks(max(1, MAX_PAIRS // self.n_states**2))]
             for counts, prior in self._counted():
-                counts.copy_(prior)
+                counts.copy_(prior * prior_share)
             steps = episodes.mask.sum(dim=1).float()
             n_steps = steps.sum() if episodes.times is None else steps @ episodes.times
             log_evidence = sum(self._learn_from(*chunk, *tables) for chunk in chunks) / float(n_steps)
@@ -360,7 +376,10 @@ class HiddenStateModel(nn.Module):
         :return: the world to decide in, payments as rewards
         """
         of = drawn_distributions if draws else _means
-        likelihoods = [of(counts) if self.learns["A"] else _means(counts) for counts in self.counts_of_A()]
+        likelihoods = self.likelihoods()
+        if draws and self.learns["A"]:
+            drawn = [drawn_distributions(counts) for counts in self.counts_of_A()]
+            likelihoods = [sharing.of_first(table) for table, sharing in zip(drawn, self.sharing, strict=True)]
         transition = of(self.B) if self.learns["B"] else self.transition()
         paid, ends = self.payments.expected(draws)
         return Decisions(transition, joint_likelihood(likelihoods), self.initial_states(), paid, 1.0 - ends)

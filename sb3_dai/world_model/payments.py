@@ -4,6 +4,7 @@ import torch as th
 from torch import nn
 
 from sb3_dai.equations.salience import state_gains
+from sb3_dai.world_model.sharing import Sharing
 
 MAX_PAYMENTS = 16
 """Pairs of payment and end that are told apart. Further ones count as the nearest of these."""
@@ -32,6 +33,7 @@ class PaymentCounts(nn.Module):
 
     :param n_states: number of hidden states
     :param n_actions: number of actions
+    :param sharing: which states share their counts; none by default
     """
 
     counts: th.Tensor
@@ -39,8 +41,9 @@ class PaymentCounts(nn.Module):
     values: th.Tensor
     n_known: th.Tensor
 
-    def __init__(self, n_states: int, n_actions: int) -> None:
+    def __init__(self, n_states: int, n_actions: int, sharing: Sharing | None = None) -> None:
         super().__init__()
+        self.sharing = sharing or Sharing((n_states,), (0,))
         self.register_buffer("prior", th.full((MAX_PAYMENTS, n_states, n_actions), PRIOR_COUNT))
         self.register_buffer("counts", self.prior.clone())
         self.register_buffer("values", th.zeros(MAX_PAYMENTS, 2))
@@ -92,7 +95,7 @@ class PaymentCounts(nn.Module):
         :param actions: number of each action, same shape
         :param states: probability of the states in which they were made, shape (n, n_states)
         """
-        self.counts.permute(0, 2, 1).index_put_((numbers, actions), states, accumulate=True)
+        self.counts.permute(0, 2, 1).index_put_((numbers, actions), self.sharing.pooled(states), accumulate=True)
 
     def expected(self, draws: bool = False) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -102,7 +105,7 @@ class PaymentCounts(nn.Module):
         counts = self.known()
         if len(counts) == 0:
             return th.zeros_like(self.counts[0]), th.zeros_like(self.counts[0])
-        shares = drawn_distributions(counts) if draws else counts / counts.sum(dim=0)
+        shares = self.sharing.of_first(drawn_distributions(counts)) if draws else counts / counts.sum(dim=0)
         paid, ends = th.tensordot(self.values[: len(counts)], shares, dims=([0], [0]))
         return paid, ends
 

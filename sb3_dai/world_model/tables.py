@@ -6,8 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
+from sb3_dai.checks import check_number
+
 MAX_SUM_ERROR = 1e-4
 """Of given probabilities, whose sum is to be one."""
+MIN_PRIOR = 1e-3
+"""Sum of the prior counts of a distribution, at least: random draws of less are not exact."""
 
 
 class Episodes(NamedTuple):
@@ -54,7 +58,7 @@ def checked_tables(name: str, given: Any, prior: Any, shapes: list[tuple[int, ..
     """
     :param name: A, B or D
     :param given: probabilities, one array or a list of them, or None
-    :param prior: counts, likewise
+    :param prior: counts, likewise; or a number that those of each distribution sum to
     :param shapes: that they are to have
     :return: the probabilities, or the prior counts, flat ones if neither is given
     :raises ValueError: if they do not fit
@@ -63,6 +67,9 @@ def checked_tables(name: str, given: Any, prior: Any, shapes: list[tuple[int, ..
         raise ValueError(f"{name} and p{name}: give either the probabilities {name}, which are held, or prior counts p{name}")
     if given is None and prior is None:
         return [th.full(shape, 1.0 / shape[0]) for shape in shapes]
+    if isinstance(prior, int | float):
+        check_number(f"p{name}", prior, MIN_PRIOR)
+        return [th.full(shape, float(prior) / shape[0]) for shape in shapes]
     named, tables = (name, given) if prior is None else (f"p{name}", prior)
     is_one = len(shapes) == 1 and not (isinstance(tables, list | tuple) and np.ndim(tables[0]) == len(shapes[0]))
     arrays = [np.asarray(table, dtype=np.float64) for table in ([tables] if is_one else tables)]

@@ -81,3 +81,18 @@ def test_outcome_counts():
     # Outcome 1 in a sure state 0 and in an unsure one, outcome 0 once
     states = th.tensor([[1.0, 0.0], [0.25, 0.75], [0.0, 1.0]])
     close(inference.outcome_counts(th.tensor([1, 1, 0]), states, 2), [[0.0, 1.0], [1.25, 0.75]])
+
+
+def test_smoothing_by_what_is_possible_alone_is_the_same(monkeypatch):
+    """Many states with few successors each are multiplied as a sparse matrix."""
+    th.manual_seed(0)
+    n_states, actions = 120, th.randint(3, (4, 5))
+    transition = th.zeros(n_states, n_states, 3)
+    for action in range(3):
+        transition[th.randperm(n_states), th.arange(n_states), action] = 1.0
+    likelihoods, mask = th.randn(4, 6, n_states), th.arange(6) < th.tensor([[6], [6], [3], [1]])
+    arguments = likelihoods, transition, th.full((n_states,), 1.0 / n_states), actions, mask
+    sparse = inference.smoothed_states(*arguments)
+    monkeypatch.setattr("sb3_dai.equations.hidden_states.MIN_STATES", 1000)
+    for found, expected in zip(sparse, inference.smoothed_states(*arguments), strict=True):
+        close(found, expected.tolist())

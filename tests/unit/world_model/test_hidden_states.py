@@ -29,6 +29,12 @@ def test_flat_priors_sum_to_one():
     assert [counts.shape for counts in model.counts_of_A()] == [(2, 3), (5, 3)]
 
 
+def test_a_number_is_what_the_prior_counts_sum_to():
+    model = HiddenStateModel(3, [2, 5], 4, pA=0.1, pB=3.0)
+    close(model.A_1, [[0.02] * 3] * 5)
+    close(model.B.sum(dim=0), [[3.0] * 4] * 3)
+
+
 def test_what_is_given_is_held():
     model = HiddenStateModel(2, [2], 1, A=A, B=STAYS, D=[0.5, 0.5])
     belief = th.tensor([[0.5, 0.5]])
@@ -155,6 +161,8 @@ def test_many_outcomes_add_up_their_salience(monkeypatch):
         (dict(B=np.ones((2, 2, 1))), "B: give probabilities"),
         (dict(D=[0.5, 0.6]), "D: give probabilities"),
         (dict(pD=[0.0, 1.0]), "pD: give positive counts"),
+        (dict(pA=0.0), "pA=0.0: give a finite number of at least 0.001"),
+        (dict(A=A, pA=1.0), "A and pA: give either"),
         (dict(assignment="sampled"), "assignment='sampled': choose"),
     ],
 )
