@@ -26,10 +26,13 @@ MAX_PAIRS = 4_000_000
 """Pairs of states that are smoothed at once, of all episodes together."""
 MIN_COUNT = 1e-6
 """Smallest count after random factors."""
+MAX_CHANGE = 1e-3
+"""Of each count, with which smoothing stops."""
 MIN_IMPROVEMENT = 1e-3
 """Log-evidence in nats a step that new numbers of the states have to be worth."""
-FIRST_PRIOR_SHARE, N_NOISY_SWEEPS, NOISE_OF_STARTS = 0.01, 15, 0.3
-"""Of a random start: part of the prior counts in its first sweep, sweeps until there are all, and noise after each of them."""
+FIRST_PRIOR_SHARE, FIRST_DATA_SHARE, N_NOISY_SWEEPS, NOISE_OF_STARTS = 0.01, 0.1, 15, 0.3
+"""Of a random start: part of the prior counts and power of the likelihood in its first sweep, sweeps until both are 1, noise after
+each (Ueda & Nakano 1998, "Deterministic annealing EM algorithm")."""
 MAX_JOINT_OUTCOMES = 4096
 """With more of them the salience of several modalities is the sum of that of each."""
 
@@ -213,8 +216,8 @@ class HiddenStateModel(nn.Module):
             for counts, prior in self._counted():
                 counts.copy_(prior)
             self.scatter(1.0)
-            for share in np.geomspace(FIRST_PRIOR_SHARE, 1.0, N_NOISY_SWEEPS):
-                self.learn(episodes, 1, prior_share=share)
+            for progress in np.linspace(1.0, 0.0, N_NOISY_SWEEPS):
+                self.learn(episodes, 1, prior_share=FIRST_PRIOR_SHARE**progress, data_share=FIRST_DATA_SHARE**progress)
                 self.scatter(NOISE_OF_STARTS)
             found = self.learn(episodes, 10 * n_sweeps)
             if found > best + MIN_IMPROVEMENT:
@@ -288,29 +291,29 @@ class HiddenStateModel(nn.Module):
                 counts += inference.outcome_counts(outcomes[:, m], self.sharing[m].pooled(states), len(counts))
 
     @th.no_grad()
-    def learn(self, episodes: Episodes, n_sweeps: int = 5, tolerance: float = 1e-3, prior_share: float = 1.0) -> float:
+    def learn(self, episodes: Episodes, n_sweeps: int = 5, prior_share: float = 1.0, data_share: float = 1.0) -> float:
         """
         Learn anew from whole episodes, as if nothing but the prior had been known: each sweep infers the states by smoothing
         and counts them (expectation-maximisation with a Dirichlet prior). The first sweep infers with what is known now.
 
         :param episodes: all that is to be remembered
         :param n_sweeps: at most
-        :param tolerance: stop when no count changes by more
         :param prior_share: what the counts of the prior are multiplied by
+        :param data_share: power of the likelihood with which states are inferred
         :return: log-evidence of the episodes before the last sweep, in nats a step
         """
-        log_evidence = 0.0
+        log_evidence, parts = 0.0, episodes.chunks(max(1, MAX_PAIRS // self.n_states**2))
         for _ in range(n_sweeps):
             before = [counts.clone() for counts, _ in self._counted()]
             tables = self.transition(), self.initial_states()
-            chunks = [(chunk, self._log_likelihood(chunk)) for chunk in episodes.chunks(max(1, MAX_PAIRS // self.n_states**2))]
+            chunks = [(chunk, data_share * self._log_likelihood(chunk)) for chunk in parts]
             for counts, prior in self._counted():
                 counts.copy_(prior * prior_share)
             steps = episodes.mask.sum(dim=1).float()
             n_steps = steps.sum() if episodes.times is None else steps @ episodes.times
             log_evidence = sum(self._learn_from(*chunk, *tables) for chunk in chunks) / float(n_steps)
             changes = [(new - old).abs().max().item() for (new, _), old in zip(self._counted(), before, strict=True)]
-            if max(changes) <= tolerance:
+            if max(changes) <= MAX_CHANGE:
                 break
         return log_evidence
 
