@@ -199,7 +199,7 @@ CLAIMS: dict[str, Callable[[], list[Any]]] = {
     r"even visits would still give {} %": lambda: [even_prediction(grid.known("AB-labels", GridWorld()).tables["pB"])],
     r"with {} random starts of smoothing where A is learned": lambda: [*starts_of_smoothing()],
     r"with exact beliefs takes {} to {} seconds": seconds_of_exact_beliefs,
-    r"how many of the {} steps are left, .* after {} more growls .* than from its own earns {}, {} % of": tiger_without_a_clock,
+    r"how many of the {} steps are left, .* after {} more growls .* than from its own earns {}, {} %": tiger_without_a_clock,
     r"the last {} observations have the constructor's defaults and {} times the steps": other_agents,
     r"Of its {} hidden states .* {} of {} development seeds do not earn it after {} steps": cue_chaining,
     r"policy earns the reward in {} steps, past both cues": lambda: [
