@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from gymnasium import spaces
+from printed.pages import ROOT, rows_of
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.envs import (
     BitFlippingEnv,
@@ -22,6 +23,15 @@ from worlds import Chain, Grid, solve
 
 from sb3_dai import DAI
 from sb3_dai.zoo import hyperparams_file
+
+STEPS = {
+    "identity, `Discrete` and `MultiDiscrete`": 1200,
+    "identity, `MultiBinary`": 2400,
+    "identity, `Box`": 400,
+    "ten choices of three options": 2000,
+    "flipping four bits with hindsight replay, discrete and continuous": 1000,
+}
+"""Environment steps in which a task is solved, as docs/results.md prints them."""
 
 
 def score(model: DAI, env: gym.Env, n_episodes: int = 10) -> float:
@@ -58,10 +68,10 @@ def test_pendulum_with_the_constructors_defaults():
 @pytest.mark.parametrize(
     ("make_env", "n_steps"),
     [
-        (lambda: IdentityEnv(10), 1200),
-        (lambda: IdentityEnvMultiDiscrete(4), 1200),
-        (lambda: IdentityEnvMultiBinary(4), 2400),
-        (lambda: IdentityEnvBox(eps=0.5), 400),
+        (lambda: IdentityEnv(10), STEPS["identity, `Discrete` and `MultiDiscrete`"]),
+        (lambda: IdentityEnvMultiDiscrete(4), STEPS["identity, `Discrete` and `MultiDiscrete`"]),
+        (lambda: IdentityEnvMultiBinary(4), STEPS["identity, `MultiBinary`"]),
+        (lambda: IdentityEnvBox(eps=0.5), STEPS["identity, `Box`"]),
     ],
     ids=["Discrete", "MultiDiscrete", "MultiBinary", "Box"],
 )
@@ -90,7 +100,7 @@ class ManyChoices(gym.Env):
 
 def test_ten_choices_at_once():
     # 59,049 actions. By chance 20 / 3 of 20
-    model = DAI("MlpPolicy", ManyChoices(), gamma=0.5, seed=0, device="cpu").learn(2000)
+    model = DAI("MlpPolicy", ManyChoices(), gamma=0.5, seed=0, device="cpu").learn(STEPS["ten choices of three options"])
     assert score(model, ManyChoices()) >= 18
 
 
@@ -105,7 +115,7 @@ def test_bit_flipping_with_hindsight(continuous, strategy):
         replay_buffer_kwargs=dict(n_sampled_goal=4, goal_selection_strategy=strategy),
         seed=0,
         device="cpu",
-    ).learn(1000)
+    ).learn(STEPS["flipping four bits with hindsight replay, discrete and continuous"])
     successes = []
 
     def remember(local: dict[str, Any], _: dict[str, Any]) -> None:
@@ -115,6 +125,12 @@ def test_bit_flipping_with_hindsight(continuous, strategy):
     env._obs_space.seed(1)
     evaluate_policy(model, Monitor(env), n_eval_episodes=50, callback=remember)
     assert np.mean(successes) > 0.9
+
+
+@pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="docs are not installed")
+def test_the_results_page_prints_these_steps():
+    rows = rows_of("every action space")
+    assert {row["task"]: row["solved in environment steps"] for row in rows} == {task: f"{n:,}" for task, n in STEPS.items()}
 
 
 @pytest.mark.slow

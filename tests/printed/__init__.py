@@ -1,0 +1,1 @@
+"""Figures that pages print, and what they are compared with."""

@@ -1,0 +1,134 @@
+"""Sentences of the README with figures, and what these are."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import yaml
+
+from printed.pages import ROOT, runs_in, scores
+from sb3_dai.dai import DEFAULTS
+from sb3_dai.envs import backward_induction
+
+PAGE = "README.md"
+CARTPOLE = "results/cartpole_dai_default_10k.json", "results/cartpole_dai_more_10k.json"
+LUNAR_LANDER = "experiments/data/lunarlander_dai_default_30k.json"
+LANDER, CROSSQ = (f"results/first/LunarLanderContinuous-v3/{agent}_256" for agent in ("dai", "crossq"))
+CHEETAH = "results/first/HalfCheetah-v5/dai_256"
+FROZEN_LAKE, FROZEN_LAKE_DQN = (f"results/first/FrozenLake-v1/{agent}" for agent in ("dai", "dqn_equal"))
+HIDDEN = "results/memory/CartPoleNoVel-v1/dai_memory"
+
+
+def steps_and(*figures: float, of: str) -> list[float]:
+    """
+    :param figures: of runs
+    :param of: where they are
+    :return: the figures and the number of environment steps, which is the same for all of them
+    """
+    (steps,) = {run["steps"] for run in runs_in(of)}
+    return [*figures, steps]
+
+
+def below(threshold: float, *paths: str) -> list[float]:
+    """
+    :param threshold: a score
+    :param paths: of runs
+    :return: how many of how many are below it, and it
+    """
+    found = scores(*paths)
+    return [(found < threshold).sum(), len(found), threshold]
+
+
+def speedups() -> np.ndarray:
+    """
+    :return: how many times longer the eager step takes than the native one, for each kind of agent but those with images
+    """
+    ratios = []
+    for name in ("speed", "speed_wide", "speed_box", "speed_recurrent", "speed_recurrent_box"):
+        results = json.loads((ROOT / f"docs/results/{name}.json").read_text())["results"]
+        for agent in [agent for agent in results if agent.endswith(", eager")]:
+            kind = agent.removesuffix(", eager")
+            native = results[kind if kind in results else f"{kind}, native"]["step"]
+            ratios.append(np.median(np.array(results[agent]["step"]) / native))
+    return np.array(ratios)
+
+
+def speedup_with_images() -> float:
+    """
+    :return: the same with images
+    """
+    results = json.loads((ROOT / "docs/results/speed_images.json").read_text())["results"]
+    eager, native = (np.array(results[f"DAI, ensemble of 5, {backend}"]["step"]) for backend in ("eager", "native"))
+    return float(np.median(eager / native))
+
+
+def first_suite() -> list[float]:
+    """
+    :return: seeds of each agent in the README's table, those on HalfCheetah, and the episodes and layers of its rows
+    """
+    suite = yaml.safe_load((ROOT / "scripts/suites/first.yml").read_text())
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for env, agents in suite["short"].items():
+        for folder in [ROOT / "docs/results/first" / env / agent for agent in agents]:
+            if folder.is_dir():  # What has not been run has no row
+                rows[f"{env}:{folder.name}"] = runs_in(f"results/first/{env}/{folder.name}")
+    (seeds,) = {len(runs) for name, runs in rows.items() if not name.startswith("HalfCheetah")}
+    (on_cheetah,) = {len(runs) for name, runs in rows.items() if name.startswith("HalfCheetah")}
+    (episodes,) = {len(run["scores"]) for runs in rows.values() for run in runs}
+    layers = yaml.safe_load(suite["agents"]["dai_256"]["params"]["policy_kwargs"].split("net_arch=")[1].rstrip(")"))
+    return [seeds, on_cheetah, episodes, layers[0]]
+
+
+def optimum_of_frozen_lake() -> float:
+    """
+    :return: how often the best policy gets to the goal within the time limit
+    """
+    env: Any = gym.make("FrozenLake-v1")
+    n_states, n_actions = env.observation_space.n, env.action_space.n
+    transition, reward = np.zeros((n_states, n_states, n_actions)), np.zeros((n_states, n_states, n_actions))
+    ends = np.zeros((n_states, n_states, n_actions))
+    for state, actions in env.unwrapped.P.items():
+        for action, outcomes in actions.items():
+            for probability, after, paid, ended in outcomes:
+                transition[after, state, action] += probability
+                reward[after, state, action], ends[after, state, action] = paid, ended
+    return float(backward_induction(transition, reward, env.spec.max_episode_steps, ends)[0][0][0])
+
+
+def python_version() -> list[str]:
+    """
+    :return: the oldest that is allowed
+    """
+    return re.findall(r'^requires-python = ">=(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)
+
+
+CLAIMS: dict[str, Callable[[], list[Any]]] = {
+    r"{} steps solved it with {} of {} seeds": lambda: [
+        *steps_and(of=CARTPOLE[0]), (scores(*CARTPOLE) >= 475).sum(), len(scores(*CARTPOLE)),
+    ],
+    r"Python {} or later": python_version,
+    r"makes gradient steps {} to {} times faster, or {} times with images": lambda: [
+        speedups().min(), speedups().max(), speedup_with_images(),
+    ],
+    r"checkpoint of {} seeds, {} on HalfCheetah, {} deterministic episodes each\. .* nets of {} on HalfCheetah": first_suite,
+    r"DAI takes {} gradient steps for each step": lambda: [DEFAULTS["gradient_steps"]],
+    r"With nets of {}, {} runs score {} on HalfCheetah on average after {} steps; {} of them fails": lambda: [
+        256, len(scores(CHEETAH)), *steps_and(scores(CHEETAH).mean(), of=CHEETAH), (scores(CHEETAH) < 2000).sum(),
+    ],
+    r"On LunarLanderContinuous {} score {}, and CrossQ {} with a {} of the gradient steps": lambda: [
+        len(scores(LANDER)), scores(LANDER).mean(), scores(CROSSQ).mean(),
+        runs_in(CROSSQ)[0]["gradient_steps"] / runs_in(LANDER)[0]["gradient_steps"],
+    ],
+    r"On FrozenLake, {} runs score {} on average after {} steps; DQN with an equal budget scores {}": lambda: [
+        len(scores(FROZEN_LAKE)), *steps_and(scores(FROZEN_LAKE).mean(), of=FROZEN_LAKE), scores(FROZEN_LAKE_DQN).mean(),
+    ],
+    r"scores {}, which is the optimum": lambda: [optimum_of_frozen_lake()],
+    r"without velocities is solved in {} steps by {} of {} runs": lambda: [
+        *steps_and(of=HIDDEN), (scores(HIDDEN) >= 475).sum(), len(scores(HIDDEN)),
+    ],
+    r"{} of {} runs of CartPole ended below {}": lambda: below(475, *CARTPOLE),
+    r"{} of {} runs of LunarLander below {}": lambda: below(100, LUNAR_LANDER),
+}  # fmt: skip

@@ -1,0 +1,212 @@
+"""Sentences of docs/results.md with figures, and what these are."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import hidden_states as grid
+import hidden_worlds as worlds
+import numpy as np
+import yaml
+from benchmark import jobs_of
+from expected import expected_outcome
+from hidden_states import Tables, dirichlet_divergence, predictive_log_likelihood
+from store import Store
+
+from printed.claims_readme import CARTPOLE, below
+from printed.pages import ROOT, runs_in
+from sb3_dai.envs import GridWorld
+
+PAGE = "docs/results.md"
+
+
+def suite(name: str) -> dict[str, Any]:
+    """
+    :param name: of a file in scripts/suites
+    :return: what it says
+    """
+    return yaml.safe_load((ROOT / f"scripts/suites/{name}.yml").read_text())
+
+
+def finished_runs() -> list[int]:
+    """
+    :return: how many runs of how many of the first suite are in its store
+    """
+    jobs, store = jobs_of(suite("first")), Store(ROOT / "docs/results/first")
+    n_finished = sum(store.path(job).is_file() for job in jobs)
+    assert n_finished < len(jobs), "the suite is complete: the page has to say so, and needs no such claim"
+    return [n_finished, len(jobs)]
+
+
+def episodes() -> list[int]:
+    """
+    :return: episodes of a score: of most tasks of the suites that are on the page, of FrozenLake and of the passive T-mazes
+    """
+    found: dict[str, set[int]] = {"FrozenLake": set(), "PassiveTMaze": set(), "": set()}
+    for store in (Store(ROOT / "docs/results/first"), Store(ROOT / "docs/results/memory")):
+        for row in store.rows():
+            kind = next(name for name in found if name in row["env"])
+            found[kind].add(len(row["scores"]))
+    (frozen_lake,), (mazes,), (others,) = found.values()
+    return [others, frozen_lake, mazes]
+
+
+def looked_at() -> list[float]:
+    """
+    :return: how many runs of seeds above 99 were looked at while choosing, the first and the last seed, and the pessimism
+    """
+    runs = [run for run in runs_in("experiments/data/caution_development.json") if run["seed"] > 99]
+    seeds = [run["seed"] for run in runs]
+    (pessimism,) = {run["pessimism"] for run in runs}
+    return [len(runs), min(seeds), max(seeds), float(pessimism)]
+
+
+def even_counts(n_observations: int) -> np.ndarray:
+    """
+    :param n_observations: in all
+    :return: Dirichlet counts of A after as many of each of the 49 cells
+    """
+    return np.full((49, 49), 1 / 49) + n_observations / 49 * np.eye(49)
+
+
+def settings_of_the_grid(name: str, case: str) -> list[int]:
+    """
+    :param name: of a result file
+    :param case: in it
+    :return: blocks, steps in a block, agents, the first seed and the last
+    """
+    runs = [run for run in runs_in(f"results/{name}") if run["case"] == case and run["agent"] == "exact"]
+    (blocks,), (steps,) = {len(run["divergence"]) for run in runs}, {run["steps"] for run in runs}
+    seeds = [run["seed"] for run in runs]
+    return [blocks, steps // blocks, len(runs), min(seeds), max(seeds)]
+
+
+def even_visits() -> list[float]:
+    """
+    :return: observations, nats after even visits, and how many more there are if one cell was never seen
+    """
+    blocks, steps = settings_of_the_grid("hidden_grid.json", "A")[:2]
+    true, n_observations = 1e4 * np.eye(49) + 1e-4, blocks * (steps + 1)
+    counts = even_counts(n_observations)
+    one_is_new = np.where(np.arange(49) == 0, 1 / 49, counts)
+    nats = dirichlet_divergence(counts, true)
+    return [n_observations, nats, dirichlet_divergence(one_is_new, true) - nats]
+
+
+def nothing_known() -> list[float]:
+    """
+    :return: agents, nats and their worst, percent of probability of the next observation and the worst
+    """
+    runs = runs_in("results/hidden_grid_AB.json")
+    nats, log_likelihood = (np.array([run[what][-1] for run in runs]) for what in ("divergence", "predictive"))
+    return [nats.mean(), nats.max(), *100.0 * np.exp([log_likelihood.mean(), log_likelihood.min()])]
+
+
+def even_prediction(prior_of_B: np.ndarray | float) -> float:
+    """
+    :param prior_of_B: counts of transitions before the first block
+    :return: percent of probability of the next observation after 100 blocks of even visits, seen without error
+    """
+    blocks, steps = settings_of_the_grid("hidden_grid_AB.json", "AB")[:2]
+    env = GridWorld()
+    counts_of_B = prior_of_B + blocks * steps / (env.n_states * env.n_actions) * env.transition_matrix
+    start = np.eye(env.n_states)[env.start]
+    found = Tables(even_counts(blocks * (steps + 1)), counts_of_B / counts_of_B.sum(axis=0), start)
+    return 100.0 * float(np.exp(predictive_log_likelihood(found, env)))
+
+
+def seconds_of_exact_beliefs() -> list[float]:
+    """
+    :return: of the fastest run and the slowest
+    """
+    runs = [run for run in runs_in("results/hidden_worlds.json") if run["params"].get("given") is not None]
+    seconds = [run["processor_seconds"] for run in runs]
+    return [min(seconds), max(seconds)]
+
+
+def tiger_without_a_clock() -> list[float]:
+    """
+    :return: steps, growls, and the return of an agent that opens a door after so many more growls from the other side than
+        from its own, itself and in percent of the best
+    """
+    n_growls = 2
+    env: Any = gym.make("sb3_dai/Tiger-v0")
+
+    def act(observations: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
+        growls = np.array([0, -1, 1])[observations]  # None, from the left, from the right
+        surplus = growls if state is None else state[0][:, 0] + growls
+        actions = np.where(surplus >= n_growls, 1, np.where(surplus <= -n_growls, 2, 0))
+        return actions, (np.where(actions > 0, 0, surplus)[:, None],)
+
+    steps = env.spec.max_episode_steps
+    total = expected_outcome(act, env.unwrapped, steps).total
+    return [steps, n_growls, total, 100.0 * total / worlds.optimum(env)["total"]]
+
+
+def starts_of_smoothing() -> set[int]:
+    """
+    :return: how many there are where A is learned, but for cue chaining
+    """
+    entries = yaml.safe_load(worlds.CONFIG.read_text())
+    return {entries[agent]["policy_kwargs"]["n_starts"] for agent in ("tmaze-A", "tmaze-AB", "tiger-A")}
+
+
+def other_agents() -> list[float]:
+    """
+    :return: frames of the stack in the aliased grid, and how many times more steps others had than the one with exact beliefs
+    """
+    entries = yaml.safe_load(worlds.CONFIG.read_text())
+    assert entries["grid-memoryless"]["n_timesteps"] == entries["grid-stack"]["n_timesteps"]
+    ratio = entries["grid-memoryless"]["n_timesteps"] / entries["grid-given"]["n_timesteps"]
+    return [entries["grid-stack"]["frames"], ratio]
+
+
+def cue_chaining() -> list[float]:
+    """
+    :return: hidden states, development seeds that do not earn the reward after how many steps, and all seeds
+    """
+    runs = runs_in("results/cue_chaining.json")
+    (steps,) = {run["steps"] for run in runs}
+    n_states = gym.make("sb3_dai/CueChaining-v0").unwrapped.n_states  # type: ignore[attr-defined]
+    return [n_states, sum(run["final"]["success"] < 1.0 for run in runs), len(runs), steps]
+
+
+def guessing() -> list[float]:
+    """
+    :return: what random actions earn in a passive T-maze and in Recall4, and the most that can be earned there
+    """
+    maze, recall = (gym.make(f"sb3_dai/{name}-v0") for name in ("PassiveTMaze10", "Recall4"))
+    n_arms, n_symbols = (int(env.action_space.n) for env in (maze, recall))  # type: ignore[attr-defined]
+    n_paid = recall.spec.max_episode_steps - recall.unwrapped.k  # type: ignore[union-attr, attr-defined, operator]
+    return [1.0 / n_arms, n_paid / n_symbols, n_paid]
+
+
+CLAIMS: dict[str, Callable[[], list[Any]]] = {
+    r"looked at {} runs of seeds {}-{}, with a constant pessimism of {},": looked_at,
+    r"mean of {} deterministic episodes .* In FrozenLake it is of {}, in the passive T-mazes of {}\.": episodes,
+    r"complete yet\*\*: {} of its {} runs are here": finished_runs,
+    r"of {} seeds of CartPole {} ends below {}": lambda: [below(475, *CARTPOLE)[i] for i in (1, 0, 2)],
+    r"\n{} by {} cells,": lambda: [*GridWorld().shape],
+    r"cells, {} blocks of {} steps from the middle, no reward, {} agents each \(seeds {}-{}\)": lambda: settings_of_the_grid(
+        "hidden_grid.json", "A"
+    ),
+    r"Even visits in {} observations give {} nats; one cell that was never seen adds {}\.": even_visits,
+    r"unknown\*\*, {} blocks, {} agents \(seeds {}-{}\)": lambda: [
+        settings_of_the_grid("hidden_grid_AB.json", "AB")[i] for i in (0, 2, 3, 4)
+    ],
+    r"\): {} nats \(worst {}\) up to .* gets {} % probability \(worst {} %": nothing_known,
+    r"Counts of even visits would give {} %": lambda: [even_prediction(1 / 49)],
+    r"even visits would still give {} %": lambda: [even_prediction(grid.known("AB-labels", GridWorld()).tables["pB"])],
+    r"with {} random starts of smoothing where A is learned": lambda: [*starts_of_smoothing()],
+    r"with exact beliefs takes {} to {} seconds": seconds_of_exact_beliefs,
+    r"how many of the {} steps are left, .* after {} more growls .* than from its own earns {}, {} %": tiger_without_a_clock,
+    r"the last {} observations have the constructor's defaults and {} times the steps": other_agents,
+    r"Of its {} hidden states .* {} of {} development seeds do not earn it after {} steps": cue_chaining,
+    r"policy earns the reward in {} steps, past both cues": lambda: [
+        worlds.optimum(gym.make("sb3_dai/CueChaining-v0", start=(1, 0)))["length"]
+    ],
+    r"memoryless ones that see the last {} observations": lambda: [
+        suite("memory")["agents"]["dai_stack"]["entry"]["frame_stack"]
+    ],
+    r"Guessing reaches {} in the passive T-mazes, and {} of {} in Recall4": guessing,
+}
