@@ -26,13 +26,11 @@ MAX_PAIRS = 4_000_000
 """Pairs of states that are smoothed at once, of all episodes together."""
 MIN_COUNT = 1e-6
 """Smallest count after random factors."""
-MAX_CHANGE = 1e-3
-"""Of each count, with which smoothing stops."""
-MIN_IMPROVEMENT = 1e-3
-"""Log-evidence in nats a step that new numbers of the states have to be worth."""
+MAX_CHANGE, MIN_IMPROVEMENT = 1e-3, 1e-3
+"""Of counts, with which smoothing stops. Log-evidence in nats a step that new numbers of the states have to be worth."""
 FIRST_PRIOR_SHARE, FIRST_DATA_SHARE, N_NOISY_SWEEPS, NOISE_OF_STARTS = 0.01, 0.1, 15, 0.3
-"""Of a random start: part of the prior counts and power of the likelihood in its first sweep, sweeps until both are 1, noise after
-each (Ueda & Nakano 1998, "Deterministic annealing EM algorithm")."""
+"""Of a random start: part of the prior counts and power of the likelihood at first, sweeps until both are 1, noise after each
+(Ueda & Nakano 1998, "Deterministic annealing EM algorithm")."""
 MAX_JOINT_OUTCOMES = 4096
 """With more of them the salience of several modalities is the sum of that of each."""
 
