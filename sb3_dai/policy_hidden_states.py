@@ -18,7 +18,7 @@ from sb3_dai.world_model.base import Belief
 from sb3_dai.world_model.filters import BeliefFilter, Memory
 from sb3_dai.world_model.hidden_filter import ExactFilter, HiddenStatesWorldModel, outcome_numbers, parts_of_free_energy
 from sb3_dai.world_model.hidden_states import HiddenStateModel
-from sb3_dai.world_model.planning import MAX_GAMMA, Plan, make_plan
+from sb3_dai.world_model.planning import MAX_GAMMA, KeptPlan, Plan, make_plan
 from sb3_dai.world_model.tables import Episodes
 
 MAX_BRANCHES = 64
@@ -133,7 +133,7 @@ class HiddenStatesPolicy(RecurrentPolicy):
         DAIPolicy._make_nets(self, features_dim, n_terms)
         self.world_model = HiddenStatesWorldModel(self.states)
         self._plan: Plan | None = None
-        self._drawn_plan: Plan | None = None
+        self.drawn = KeptPlan()
         self.register_buffer("gamma", th.tensor(0.99))  # The algorithm's
 
     @property
@@ -184,9 +184,9 @@ class HiddenStatesPolicy(RecurrentPolicy):
         Draw a world from the posterior of all that is learned, and plan in it: what is done until the next draw explores by it
         (posterior sampling: Osband et al. 2013, "(More) efficient reinforcement learning via posterior sampling").
         """
-        points = None if self._drawn_plan is None else self._drawn_plan.points
-        seed = int(th.randint(2**31, ()))
-        self._drawn_plan = make_plan(self._world(draws=True), float(self.gamma), seed, points)
+        before = self.drawn.plan
+        seed, points = int(th.randint(2**31, ())), None if before is None else before.points
+        self.drawn.keep(make_plan(self._world(draws=True), float(self.gamma), seed, points))
 
     @th.no_grad()
     def plan(self, draws: bool) -> Plan:
@@ -195,10 +195,11 @@ class HiddenStatesPolicy(RecurrentPolicy):
         :return: the plan
         """
         if draws:
-            if self._drawn_plan is None:
+            if self.drawn.plan is None:
                 self.draw()
-            assert self._drawn_plan is not None
-            return self._drawn_plan
+            drawn = self.drawn.plan
+            assert drawn is not None
+            return drawn
         world = self._world(draws=False)
         if self._plan is None or not all(th.equal(*pair) for pair in zip(world, self._plan.world, strict=True)):
             self._plan = make_plan(world, float(self.gamma), seed=0)

@@ -1,8 +1,9 @@
 """Plans over beliefs about numbered hidden states: which beliefs may come, and what they are worth."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
+from torch import nn
 
 from sb3_dai.equations.hidden_states import IMPOSSIBLE
 from sb3_dai.equations.point_values import Decisions, action_values, blind_values, branches, point_based_values
@@ -43,6 +44,37 @@ class Plan(NamedTuple):
         :return: V, what can be had from each, shape (n,)
         """
         return (beliefs @ self.vectors.T).max(dim=1).values
+
+
+class KeptPlan(nn.Module):
+    """A plan, or none yet, that is saved and loaded with the module that has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in (*Decisions._fields, *Plan._fields[1:]):
+            self.register_buffer(name, th.empty(0))
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan; None if there is none."""
+        buffers = dict(self.named_buffers())
+        if buffers["vectors"].numel() == 0:
+            return None
+        return Plan(Decisions(*(buffers[name] for name in Decisions._fields)), buffers["vectors"], buffers["points"])
+
+    def keep(self, plan: Plan) -> None:
+        """
+        :param plan: to be kept in the place of the one before
+        """
+        for name, value in {**plan.world._asdict(), "vectors": plan.vectors, "points": plan.points}.items():
+            setattr(self, name, value)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Of any size. What was saved before plans were has none
+        for name in dict(self.named_buffers()):
+            state_dict.setdefault(prefix + name, th.empty(0))
+            setattr(self, name, th.empty_like(state_dict[prefix + name], device=getattr(self, name).device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _seen(predicted: th.Tensor, likelihood: th.Tensor, generator: th.Generator) -> th.Tensor:

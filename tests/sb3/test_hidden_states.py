@@ -107,7 +107,7 @@ def test_worlds_are_drawn_at_the_start_of_episodes(monkeypatch):
     """And more rarely with what is known: one draw for each twentieth of the episodes."""
     model, at = maze_model("BD"), []
     monkeypatch.setattr(model.policy, "draw", lambda: at.append((model._n_episodes, bool(model._last_episode_starts[0]))))
-    model.policy._drawn_plan = model.policy.plan(draws=False)
+    model.policy.drawn.keep(model.policy.plan(draws=False))
     model.learn(120)
     assert all(starts for _, starts in at)
     numbers = [number for number, _ in at]
@@ -147,6 +147,30 @@ def test_saving_and_going_on(tmp_path):
     counted = loaded.policy.states.A_0.sum().item()
     loaded.learn(50, reset_num_timesteps=False)
     assert loaded.policy.states.A_0.sum().item() >= counted + 50
+
+
+def test_training_goes_on_as_if_it_had_not_been_saved(tmp_path):
+    """With the same random numbers from the same start, in the world that had been drawn."""
+    model = maze_model("BD").learn(60)
+    model.save(tmp_path / "maze")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = DAI.load(tmp_path / "maze", env=gym.make(TMAZE))
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    assert all(th.equal(*pair) for pair in zip(model.policy.plan(True).world, loaded.policy.plan(True).world, strict=True))
+    for agent in (model, loaded):
+        agent.set_random_seed(1)
+        agent._last_obs = None
+        agent.learn(60, reset_num_timesteps=False)
+    states = model.policy.state_dict(), loaded.policy.state_dict()
+    assert all(th.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_policy_without_a_saved_plan_loads():
+    policy = maze_model("BD").learn(30).policy
+    before = {name: value for name, value in policy.state_dict().items() if not name.startswith("drawn.")}
+    assert policy.drawn.plan is not None and len(before) < len(policy.state_dict())
+    policy.load_state_dict(before)
+    assert policy.drawn.plan is None and policy.plan(draws=True).vectors.numel() > 0
 
 
 @pytest.mark.parametrize("given", ["ABD", "BD", "A", "D"])
