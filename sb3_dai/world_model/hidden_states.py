@@ -26,7 +26,7 @@ MAX_PAIRS = 4_000_000
 """Pairs of states that are smoothed at once, of all episodes together."""
 MIN_COUNT = 1e-6
 """Smallest count after random factors."""
-MAX_CHANGE, MIN_IMPROVEMENT = 1e-3, 1e-3
+MAX_CHANGE, MIN_IMPROVEMENT = 1e-3, 1e-4
 """Of counts, with which smoothing stops. Log-evidence in nats a step that new numbers of the states have to be worth."""
 FIRST_PRIOR_SHARE, FIRST_DATA_SHARE, N_NOISY_SWEEPS, NOISE_OF_STARTS = 0.01, 0.1, 15, 0.3
 """Of a random start: part of the prior counts and power of the likelihood at first, sweeps until both are 1, noise after each
@@ -200,8 +200,8 @@ class HiddenStateModel(nn.Module):
     @th.no_grad()
     def learn_from_many_starts(self, episodes: Episodes, n_starts: int, n_sweeps: int = 5) -> float:
         """
-        As :meth:`learn`, from what is known now and from random starts: smoothing finds the nearest optimum alone. The one of
-        the highest log-evidence stays. The states of another one have other numbers.
+        As :meth:`learn`, from what is known now and from random starts, every second one of which forgets it before: smoothing
+        finds the nearest optimum alone. The one of the highest log-evidence stays. States may have other numbers then.
 
         :param episodes: all that is to be remembered
         :param n_starts: number of random starts
@@ -209,13 +209,15 @@ class HiddenStateModel(nn.Module):
         :return: log-evidence, in nats a step
         """
         best = self.learn(episodes, n_sweeps)
-        for _ in range(n_starts):
+        for start in range(n_starts):
             known = [counts.clone() for counts, _ in self._counted()]
-            for counts, prior in self._counted():
-                counts.copy_(prior)
-            self.scatter(1.0)
+            if forgets := start % 2 == 0:
+                for counts, prior in self._counted():
+                    counts.copy_(prior)
+                self.scatter(1.0)
             for progress in np.linspace(1.0, 0.0, N_NOISY_SWEEPS):
-                self.learn(episodes, 1, prior_share=FIRST_PRIOR_SHARE**progress, data_share=FIRST_DATA_SHARE**progress)
+                share = FIRST_PRIOR_SHARE**progress if forgets else 1.0
+                self.learn(episodes, 1, prior_share=share, data_share=FIRST_DATA_SHARE**progress)
                 self.scatter(NOISE_OF_STARTS)
             found = self.learn(episodes, 10 * n_sweeps)
             if found > best + MIN_IMPROVEMENT:
@@ -356,8 +358,7 @@ class HiddenStateModel(nn.Module):
         :return: what each action is expected to teach about the state, A and B
         """
         predicted = self.predict_states(belief)
-        rows = predicted.flatten(end_dim=1)
-        matrices = self.likelihoods()
+        rows, matrices = predicted.flatten(end_dim=1), self.likelihoods()
         if np.prod(self.n_outcomes) <= MAX_JOINT_OUTCOMES:
             matrices = [joint_likelihood(matrices)]
         shape = predicted.shape[:2]
