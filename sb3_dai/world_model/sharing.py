@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch as th
 
 from sb3_dai.checks import check_number
@@ -53,15 +52,13 @@ class Sharing:
     """
 
     def __init__(self, sizes: Sequence[int], factors: Sequence[int]) -> None:
-        n_states = prod(sizes)
-        values = np.unravel_index(np.arange(n_states), sizes)
-        column = np.zeros(n_states, dtype=np.int64)
-        for factor in factors:
-            column = column * sizes[factor] + values[factor]
-        self.n_columns = prod(sizes[factor] for factor in factors)
-        self.is_trivial = self.n_columns == n_states
-        self._column = th.as_tensor(column)
-        self._first = th.as_tensor(np.unique(column, return_index=True)[1][column])
+        self.sizes = tuple(sizes)
+        self.others = [factor for factor in range(len(sizes)) if factor not in factors]
+        self.is_trivial = not self.others
+        numbers = th.arange(prod(sizes)).reshape(self.sizes)
+        for factor in self.others:
+            numbers = numbers.narrow(factor, 0, 1).expand(self.sizes)
+        self._first = numbers.flatten()
 
     def pooled(self, states: th.Tensor) -> th.Tensor:
         """
@@ -70,8 +67,8 @@ class Sharing:
         """
         if self.is_trivial:
             return states
-        column = self._column.to(states.device)
-        return states.new_zeros(len(states), self.n_columns).index_add_(1, column, states)[:, column]
+        together = states.unflatten(1, self.sizes).sum(dim=[1 + factor for factor in self.others], keepdim=True)
+        return together.expand(-1, *self.sizes).flatten(start_dim=1)
 
     def of_first(self, table: th.Tensor) -> th.Tensor:
         """
