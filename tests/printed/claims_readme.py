@@ -18,6 +18,7 @@ CARTPOLE = "results/cartpole_dai_default_10k.json", "results/cartpole_dai_more_1
 LUNAR_LANDER = "experiments/data/lunarlander_dai_default_30k.json"
 LANDER, CROSSQ = (f"results/first/LunarLanderContinuous-v3/{agent}_256" for agent in ("dai", "crossq"))
 CHEETAH = "results/first/HalfCheetah-v5/dai_256"
+CHEETAH_SAC = "results/first/HalfCheetah-v5/sac_equal_256"
 FROZEN_LAKE, FROZEN_LAKE_DQN = (f"results/first/FrozenLake-v1/{agent}" for agent in ("dai", "dqn_equal"))
 HIDDEN = "results/memory/CartPoleNoVel-v1/dai_memory"
 
@@ -117,6 +118,9 @@ CLAIMS: dict[str, Callable[[], list[Any]]] = {
     r"DAI takes {} gradient steps for each step": lambda: [DEFAULTS["gradient_steps"]],
     r"With nets of {}, {} runs score {} on HalfCheetah on average after {} steps; {} of them fails": lambda: [
         256, len(scores(CHEETAH)), *steps_and(scores(CHEETAH).mean(), of=CHEETAH), (scores(CHEETAH) < 2000).sum(),
+    ],
+    r"SAC with an equal budget scores {}, and none fails": lambda: [
+        scores(CHEETAH_SAC).mean() if (scores(CHEETAH_SAC) >= 2000).all() else None,
     ],
     r"On LunarLanderContinuous {} score {}, and CrossQ {} with a {} of the gradient steps": lambda: [
         len(scores(LANDER)), scores(LANDER).mean(), scores(CROSSQ).mean(),
