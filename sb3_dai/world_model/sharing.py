@@ -34,7 +34,8 @@ def checked_dependencies(name: str, dependencies: Any, n_tables: int, n_factors:
     """
     if dependencies is None:
         return [tuple(range(n_factors))] * n_tables
-    rows = [tuple(row) if isinstance(row, list | tuple) else None for row in dependencies]
+    given = dependencies if isinstance(dependencies, list | tuple) else ()
+    rows = [tuple(row) if isinstance(row, list | tuple) else None for row in given]
     if len(rows) != n_tables or not all(row is not None and set(row) <= set(range(n_factors)) for row in rows):
         raise ValueError(
             f"{name}={dependencies!r}: give {n_tables} list(s) of factors, numbered from 0 to {n_factors - 1} in the order of "

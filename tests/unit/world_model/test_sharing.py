@@ -78,6 +78,7 @@ def test_contexts_are_told_apart_by_what_depends_on_them():
         (dict(A_dependencies=[[0]]), r"A_dependencies=\[\[0\]\]: give 2 list"),
         (dict(A_dependencies=[[0], [2]]), "numbered from 0 to 1"),
         (dict(A_dependencies=[0, 1]), "A_dependencies"),
+        (dict(A_dependencies=3), "A_dependencies=3: give 2 list"),
         (dict(R_dependencies=[5]), "R_dependencies"),
         (dict(A_dependencies=[[1], [1]], pA=[np.ones((3, 6)), np.arange(1.0, 13.0).reshape(2, 6)]), "the same counts"),
     ],
