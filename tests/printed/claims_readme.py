@@ -17,6 +17,7 @@ PAGE = "README.md"
 CARTPOLE = "results/cartpole_dai_default_10k.json", "results/cartpole_dai_more_10k.json"
 LUNAR_LANDER = "experiments/data/lunarlander_dai_default_30k.json"
 LANDER, CROSSQ = (f"results/first/LunarLanderContinuous-v3/{agent}_256" for agent in ("dai", "crossq"))
+HOPPER, HOPPER_SAC, HOPPER_CROSSQ = (f"results/first/Hopper-v5/{agent}_256" for agent in ("dai", "sac_equal", "crossq"))
 CHEETAH = "results/first/HalfCheetah-v5/dai_256"
 CHEETAH_SAC = "results/first/HalfCheetah-v5/sac_equal_256"
 FROZEN_LAKE, FROZEN_LAKE_DQN = (f"results/first/FrozenLake-v1/{agent}" for agent in ("dai", "dqn_equal"))
@@ -122,9 +123,10 @@ CLAIMS: dict[str, Callable[[], list[Any]]] = {
     r"SAC with an equal budget scores {}, and none fails": lambda: [
         scores(CHEETAH_SAC).mean() if (scores(CHEETAH_SAC) >= 2000).all() else None,
     ],
-    r"On LunarLanderContinuous {} score {}, and CrossQ {} with a {} of the gradient steps": lambda: [
-        len(scores(LANDER)), scores(LANDER).mean(), scores(CROSSQ).mean(),
+    r"On Hopper {} score {}, SAC {}\.": lambda: [len(scores(HOPPER)), scores(HOPPER).mean(), scores(HOPPER_SAC).mean()],
+    r"CrossQ has a {} of the gradient steps: {} on Hopper, and {} on LunarLanderContinuous, where DAI scores {}\.": lambda: [
         runs_in(CROSSQ)[0]["gradient_steps"] / runs_in(LANDER)[0]["gradient_steps"],
+        scores(HOPPER_CROSSQ).mean(), scores(CROSSQ).mean(), scores(LANDER).mean(),
     ],
     r"On FrozenLake, {} runs score {} on average after {} steps; DQN with an equal budget scores {}": lambda: [
         len(scores(FROZEN_LAKE)), *steps_and(scores(FROZEN_LAKE).mean(), of=FROZEN_LAKE), scores(FROZEN_LAKE_DQN).mean(),
