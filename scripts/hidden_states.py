@@ -283,6 +283,8 @@ def main() -> None:
     args = parser.parse_args()
 
     if "pymdp" in args.agents:
+        if args.case == "A-labels":
+            raise SystemExit("--agents pymdp: it is given a state of one factor, choose another --case than A-labels")
         pymdp_world()  # Is it installed?
     first, _, last = args.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)

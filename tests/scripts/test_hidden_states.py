@@ -82,3 +82,10 @@ def test_pymdp_or_how_to_install_it(monkeypatch):
     script.pymdp_world.cache_clear()
     with pytest.raises(SystemExit, match=r"pip install -e '\.\[zoo,pymdp\]'"):
         script.pymdp_world()
+
+
+def test_pymdp_has_no_case_of_labels(tmp_path, monkeypatch):
+    arguments = ["--agents", "pymdp", "--case", "A-labels", "--seeds", "0", "--out", str(tmp_path / "found.json")]
+    monkeypatch.setattr("sys.argv", ["hidden_states.py", *arguments])
+    with pytest.raises(SystemExit, match="choose another --case"):
+        script.main()
