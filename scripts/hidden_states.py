@@ -9,8 +9,8 @@ the probability of the next observation on random walks.
     python scripts/hidden_states.py --agents exact random pymdp --case A --blocks 20 --seeds 100-119 --out x.json
     python scripts/hidden_states.py --agents exact pymdp --case A-anywhere --blocks 20 --seeds 100-119 --out x.json
 
-Cases: ``A`` knows B and where a block starts, ``A-anywhere`` knows B alone, ``AB`` knows nothing, ``AB-labels`` knows where a
-block starts and which cells are neighbours, but not which action leads where.
+Cases: ``A`` knows B and where a block starts, ``A-anywhere`` knows B alone, ``AB`` knows nothing. ``A-labels`` knows where a
+block starts, and B but for which action is which. ``AB-labels`` knows which cells are neighbours, as in pymdp's notebook.
 
 Agents: ``exact`` has exact beliefs, acts for information, and learns from all blocks by smoothing after each; ``online``
 learns while it acts alone; ``random`` learns as ``exact`` but acts at random; ``pymdp`` is the notebook's agent
@@ -36,7 +36,10 @@ from sb3_dai.equations.point_values import state_values
 from sb3_dai.saving import write_json
 from sb3_dai.world_model.hidden_states import Episodes, HiddenStateModel
 
-CASES = ("A", "A-anywhere", "AB", "AB-labels")
+CASES = ("A", "A-anywhere", "A-labels", "AB", "AB-labels")
+PAIRINGS = ((0, 1, 2, 3), (0, 2, 1, 3), (0, 1, 3, 2))
+"""What actions 0 to 3 may do: up, right, down and left as they are, or with two of them exchanged. Every other order is one of
+these in a grid that is turned or mirrored, which nobody can tell whose cells have no names."""
 DISCOUNT = 0.9
 N_SWEEPS = 12
 """Of value iteration in each step, beginning with the values of the step before."""
@@ -45,7 +48,7 @@ N_SWEEPS = 12
 class Known(NamedTuple):
     """What an agent knows of the world, in the names of :class:`HiddenStateModel`."""
 
-    tables: dict[str, np.ndarray]
+    tables: dict[str, Any]
     assignment: str
 
 
@@ -72,6 +75,13 @@ def known(case: str, env: GridWorld) -> Known:
         return Known(dict(B=B, D=start), "soft")
     if case == "A-anywhere":
         return Known(dict(B=B, D=anywhere), "soft")
+    if case == "A-labels":
+        # Which of the three it is, is one more hidden factor of the state, which never changes
+        blocks = np.zeros((3, n_states, 3, n_states, env.n_actions))
+        for i, order in enumerate(PAIRINGS):
+            blocks[i, :, i] = B[:, :, order]
+        kwargs = dict(n_hidden_states=(3, n_states), A_dependencies=[[1]], pD=np.tile(start, 3) / 3 + 1e-9)
+        return Known(dict(B=blocks.reshape(3 * n_states, 3 * n_states, -1), **kwargs), "soft")
     if case == "AB":
         return Known({}, "hard")
     # As in the notebook: one count for each cell that some action leads to
@@ -94,7 +104,8 @@ def exact_agent(
     """
     th.manual_seed(seed)
     tables, assignment = known(case, env)
-    model = HiddenStateModel(env.n_states, [env.n_states], env.n_actions, **tables, assignment=assignment)
+    tables = {"n_hidden_states": env.n_states, **tables}
+    model = HiddenStateModel(n_outcomes=[env.n_states], n_actions=env.n_actions, **tables, assignment=assignment)
     values: th.Tensor | None = None
     seen, done = [], []
     for block in range(blocks):
@@ -122,7 +133,23 @@ def exact_agent(
             outcomes = th.tensor(seen).unsqueeze(2)
             model.learn(Episodes(outcomes, th.tensor(done), th.ones(outcomes.shape[:2], dtype=th.bool)))
         arrays = model.counts_of_A()[0], model.transition(), model.initial_states()
+        if case == "A-labels":
+            arrays = of_most_probable_labels(*arrays, env.n_states)
         yield Tables(*(array.double().numpy().copy() for array in arrays))
+
+
+def of_most_probable_labels(A: th.Tensor, B: th.Tensor, D: th.Tensor, n_cells: int) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """
+    :param A: counts, shape (n_outcomes, 3 * n_cells)
+    :param B: probabilities, shape (3 * n_cells, 3 * n_cells, n_actions)
+    :param D: likewise, shape (3 * n_cells,)
+    :param n_cells: number of cells
+    :return: the same of the cells, for the labels of the actions that D holds most probable
+    """
+    by_labels = D.unflatten(0, (-1, n_cells))
+    best = int(by_labels.sum(dim=1).argmax())
+    cells = slice(best * n_cells, (best + 1) * n_cells)
+    return A[:, cells], B[cells, cells], by_labels[best] / by_labels[best].sum()
 
 
 @lru_cache(maxsize=1)
@@ -233,7 +260,7 @@ def run(agent: str, case: str, blocks: int, steps: int, seed: int) -> dict[str, 
     divergence, predictive = [], []
     for tables in found:
         counts = tables.counts_of_A
-        if case.startswith("AB"):  # The states have no names: those under which A is most like the truth
+        if case not in ("A", "A-anywhere"):  # The states have no names: those under which A is most like the truth
             counts = counts[:, linear_sum_assignment(counts, maximize=True)[1]]
         divergence.append(round(dirichlet_divergence(counts, true), 2))
         predictive.append(round(predictive_log_likelihood(tables, GridWorld()), 5))
