@@ -53,17 +53,20 @@ def test_smoothing_of_all_blocks_finds_out_where_one_was():
     assert remembers < 0.9 * online
 
 
-def test_labels_of_actions_are_found():
-    """Another order of the actions is the true one. Two of three say that a way there and back ends elsewhere."""
+def test_an_agent_knows_three_orders_of_the_actions():
+    """Where there and back are ends elsewhere, the order is another one."""
     env = script.GridWorld()
-    env.transition_matrix = env.transition_matrix[:, :, [0, 2, 1, 3]]
-    tables = script.known("A-labels", script.GridWorld()).tables
-    for i in range(3):
-        block = tables["B"][49 * i : 49 * (i + 1), 49 * i : 49 * (i + 1)]
-        assert (block == env.transition_matrix).all() == (i == 1)
-    A, B, D = (script.th.arange(n, dtype=script.th.float64) for n in (6, 36, 6))
-    A, B = A.reshape(1, 6), B.reshape(6, 6, 1)
-    counts, transition, initial = script.of_most_probable_labels(A, B, D / 15.0, 2)
+    tables, B = script.known("A-labels", env).tables, env.transition_matrix
+    for i, order in enumerate(([0, 1, 2, 3], [0, 2, 1, 3], [0, 1, 3, 2])):
+        cells = slice(49 * i, 49 * (i + 1))
+        assert (tables["B"][cells, cells] == B[:, :, order]).all()
+        assert tables["pD"][cells][env.start] == pytest.approx(1 / 3)
+    assert tables["B"].sum() == 3 * B.sum()
+
+
+def test_the_most_probable_order_counts():
+    A, B, D = script.th.arange(6.0)[None], script.th.arange(36.0).reshape(6, 6, 1), script.th.arange(6.0) / 15.0
+    counts, transition, initial = script.of_most_probable_labels(A, B, D, 2)
     assert counts.tolist() == [[4.0, 5.0]] and transition.squeeze(2).tolist() == [[28.0, 29.0], [34.0, 35.0]]
     assert initial.tolist() == pytest.approx([4 / 9, 5 / 9])
 
