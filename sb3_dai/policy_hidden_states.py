@@ -19,7 +19,6 @@ from sb3_dai.world_model.filters import BeliefFilter, Memory
 from sb3_dai.world_model.hidden_filter import ExactFilter, HiddenStatesWorldModel, outcome_numbers, parts_of_free_energy
 from sb3_dai.world_model.hidden_states import HiddenStateModel
 from sb3_dai.world_model.planning import MAX_GAMMA, KeptPlan, Plan, make_plan
-from sb3_dai.world_model.starts import learn_from_many_starts
 from sb3_dai.world_model.tables import Episodes
 
 MAX_BRANCHES = 64
@@ -241,7 +240,7 @@ class HiddenStatesPolicy(RecurrentPolicy):
         valid = episodes.mask[:, 1:]
         payments = th.zeros_like(episodes.actions)
         payments[valid] = self.states.payments.number(targets[valid])
-        learn_from_many_starts(self.states, episodes._replace(payments=payments).distinct(), self.n_starts)
+        self.states.learn_from_many_starts(episodes._replace(payments=payments).distinct(), self.n_starts)
 
     @th.no_grad()
     def count(

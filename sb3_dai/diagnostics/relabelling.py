@@ -6,7 +6,6 @@ import numpy as np
 import torch as th
 
 from sb3_dai.envs.hidden import check_observation_matrix
-from sb3_dai.equations import dirichlet
 
 FLOOR = 1e-16
 """Probabilities below it count as this one when states are matched, so that no cost is infinite."""
@@ -208,7 +207,9 @@ def dirichlet_divergence(counts: np.ndarray, other: np.ndarray) -> np.ndarray:
     ours, theirs = (th.as_tensor(np.asarray(array), dtype=th.float64) for array in (counts, other))
     if ours.shape != theirs.shape or not ((ours > 0).all() and (theirs > 0).all()):
         raise ValueError(f"other of shape {tuple(theirs.shape)}: give positive counts of the shape {tuple(ours.shape)}")
-    return dirichlet.dirichlet_divergence(ours, theirs).numpy()
+    total = ours.sum(dim=0)
+    divergence = th.lgamma(total) - th.lgamma(theirs.sum(dim=0)) + (th.lgamma(theirs) - th.lgamma(ours)).sum(dim=0)
+    return (divergence + ((ours - theirs) * (th.digamma(ours) - th.digamma(total))).sum(dim=0)).numpy()
 
 
 def _check_models(true: HiddenModel, learned: HiddenModel) -> None:

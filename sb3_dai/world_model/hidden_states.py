@@ -26,8 +26,11 @@ MAX_PAIRS = 4_000_000
 """Pairs of states that are smoothed at once, of all episodes together."""
 MIN_COUNT = 1e-6
 """Smallest count after random factors."""
-MAX_CHANGE = 1e-3
-"""Of counts, with which smoothing stops."""
+MAX_CHANGE, MIN_IMPROVEMENT = 1e-3, 1e-4
+"""Of counts, with which smoothing stops. Log-evidence in nats a step that new numbers of the states have to be worth."""
+FIRST_PRIOR_SHARE, FIRST_DATA_SHARE, N_NOISY_SWEEPS, NOISE_OF_STARTS = 0.01, 0.1, 15, 0.3
+"""Of a random start: part of the prior counts and power of the likelihood at first, sweeps until both are 1, noise after each
+(Ueda & Nakano 1998, "Deterministic annealing EM algorithm")."""
 MAX_JOINT_OUTCOMES = 4096
 """With more of them the salience of several modalities is the sum of that of each."""
 
@@ -106,7 +109,7 @@ class HiddenStateModel(nn.Module):
     def _names(self) -> list[str]:
         return [*(f"A_{m}" for m in range(len(self.n_outcomes))), "B", "D"]
 
-    def counted(self) -> list[tuple[th.Tensor, th.Tensor]]:
+    def _counted(self) -> list[tuple[th.Tensor, th.Tensor]]:
         """
         :return: of all that is learned the counts, and those of the prior
         """
@@ -188,16 +191,46 @@ class HiddenStateModel(nn.Module):
         :param noise: standard deviation of the factors
         """
         shape = th.tensor(1.0 / noise**2)
-        for counts, _ in self.counted():
+        for counts, _ in self._counted():
             factors = th.distributions.Gamma(shape, shape).sample(counts.shape).to(counts.device)
             counts.mul_(factors).clamp_(min=MIN_COUNT)
         for counts, sharing in self._shared():
             counts.copy_(sharing.of_first(counts))
 
     @th.no_grad()
+    def learn_from_many_starts(self, episodes: Episodes, n_starts: int, n_sweeps: int = 5) -> float:
+        """
+        As :meth:`learn`, from what is known now and from random starts, every second one of which forgets it before: smoothing
+        finds the nearest optimum alone. The one of the highest log-evidence stays. States may have other numbers then.
+
+        :param episodes: all that is to be remembered
+        :param n_starts: number of random starts
+        :param n_sweeps: at most, of a random start ten times as many
+        :return: log-evidence, in nats a step
+        """
+        best = self.learn(episodes, n_sweeps)
+        for start in range(n_starts):
+            known = [counts.clone() for counts, _ in self._counted()]
+            if forgets := start % 2 == 0:
+                for counts, prior in self._counted():
+                    counts.copy_(prior)
+                self.scatter(1.0)
+            for progress in np.linspace(1.0, 0.0, N_NOISY_SWEEPS):
+                share = FIRST_PRIOR_SHARE**progress if forgets else 1.0
+                self.learn(episodes, 1, prior_share=share, data_share=FIRST_DATA_SHARE**progress)
+                self.scatter(NOISE_OF_STARTS)
+            found = self.learn(episodes, 10 * n_sweeps)
+            if found > best + MIN_IMPROVEMENT:
+                best = found
+            else:
+                for (counts, _), before in zip(self._counted(), known, strict=True):
+                    counts.copy_(before)
+        return best
+
+    @th.no_grad()
     def keep(self) -> None:
         """Make what is known now the prior, because the episodes that it was learned from are gone."""
-        for counts, prior in self.counted():
+        for counts, prior in self._counted():
             prior.copy_(counts)
 
     def predict_states(self, belief: th.Tensor) -> th.Tensor:
@@ -258,14 +291,7 @@ class HiddenStateModel(nn.Module):
                 counts += inference.outcome_counts(outcomes[:, m], self.sharing[m].pooled(states), len(counts))
 
     @th.no_grad()
-    def learn(
-        self,
-        episodes: Episodes,
-        n_sweeps: int = 5,
-        prior_share: float = 1.0,
-        data_share: float = 1.0,
-        expected: bool = False,
-    ) -> float:
+    def learn(self, episodes: Episodes, n_sweeps: int = 5, prior_share: float = 1.0, data_share: float = 1.0) -> float:
         """
         Learn anew from whole episodes, as if nothing but the prior had been known: each sweep infers the states by smoothing
         and counts them (expectation-maximisation with a Dirichlet prior). The first sweep infers with what is known now.
@@ -274,35 +300,33 @@ class HiddenStateModel(nn.Module):
         :param n_sweeps: at most
         :param prior_share: what the counts of the prior are multiplied by
         :param data_share: power of the likelihood with which states are inferred
-        :param expected: whether to infer with the expected logs of what is paid, as variational Bayes does: a state that paid
-            the same in nearly all cases is then one that always does
         :return: log-evidence of the episodes before the last sweep, in nats a step
         """
         log_evidence, parts = 0.0, episodes.chunks(max(1, MAX_PAIRS // self.n_states**2))
         for _ in range(n_sweeps):
-            before = [counts.clone() for counts, _ in self.counted()]
+            before = [counts.clone() for counts, _ in self._counted()]
             tables = self.transition(), self.initial_states()
-            chunks = [(part, data_share * self._log_likelihood(part, expected)) for part in parts]
-            for counts, prior in self.counted():
+            chunks = [(chunk, data_share * self._log_likelihood(chunk)) for chunk in parts]
+            for counts, prior in self._counted():
                 counts.copy_(prior * prior_share)
-            log_evidence = sum(self._learn_from(*chunk, *tables) for chunk in chunks) / episodes.n_steps()
-            changes = [(new - old).abs().max().item() for (new, _), old in zip(self.counted(), before, strict=True)]
+            steps = episodes.mask.sum(dim=1).float()
+            n_steps = steps.sum() if episodes.times is None else steps @ episodes.times
+            log_evidence = sum(self._learn_from(*chunk, *tables) for chunk in chunks) / float(n_steps)
+            changes = [(new - old).abs().max().item() for (new, _), old in zip(self._counted(), before, strict=True)]
             if max(changes) <= MAX_CHANGE:
                 break
         return log_evidence
 
-    def _log_likelihood(self, episodes: Episodes, expected: bool) -> th.Tensor:
+    def _log_likelihood(self, episodes: Episodes) -> th.Tensor:
         """
         :param episodes: what was seen and done
-        :param expected: whether to take the expected logs of what is paid, instead of the logs of its mean
         :return: of what each step says about its state: outcomes, and what the action then paid, shape
             (n_episodes, time, n_states)
         """
         log_likelihood = inference.log_likelihood(self.likelihoods(), episodes.outcomes)
         if episodes.payments is not None:
             valid = episodes.mask[:, 1:]
-            paid = self.payments.log_likelihood(episodes.payments[valid], episodes.actions[valid], expected)
-            log_likelihood[:, :-1][valid] += paid
+            log_likelihood[:, :-1][valid] += self.payments.log_likelihood(episodes.payments[valid], episodes.actions[valid])
         return log_likelihood
 
     def _learn_from(self, episodes: Episodes, log_likelihood: th.Tensor, transition: th.Tensor, initial: th.Tensor) -> float:
@@ -326,19 +350,6 @@ class HiddenStateModel(nn.Module):
         if self.learns["D"]:
             self.D += states[:, 0].sum(dim=0)
         return float((seen.log_evidence.squeeze(1) * times).sum())
-
-    @th.no_grad()
-    def log_evidence(self, episodes: Episodes) -> float:
-        """
-        :param episodes: what was seen and done
-        :return: log p(o, payments | actions) with the means of A, B and D, and the expected logs of what is paid, in nats
-        """
-        total = 0.0
-        for part in episodes.chunks(max(1, MAX_PAIRS // self.n_states**2)):
-            told, tables = self._log_likelihood(part, expected=True), (self.transition(), self.initial_states())
-            seen = inference.smoothed_states(told, *tables, part.actions, part.mask, counts_transitions=False)
-            total += float((seen.log_evidence.squeeze(1) * (1.0 if part.times is None else part.times)).sum())
-        return total
 
     @th.no_grad()
     def information_gains(self, belief: th.Tensor) -> InformationGains:

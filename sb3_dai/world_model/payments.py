@@ -3,13 +3,12 @@
 import torch as th
 from torch import nn
 
-from sb3_dai.equations.dirichlet import expected_log
 from sb3_dai.equations.salience import state_gains
 from sb3_dai.world_model.sharing import Sharing
 
 MAX_PAYMENTS = 16
 """Pairs of payment and end that are told apart. Further ones count as the nearest of these."""
-PRIOR_COUNT = 0.01
+PRIOR_COUNT = 0.1
 """Of each pair that was met, for each state and action: small, since most worlds pay the same each time."""
 TOLERANCE = 1e-5
 """Payments that differ by less are the same, in units of the largest one or of 1."""
@@ -79,18 +78,16 @@ class PaymentCounts(nn.Module):
         """
         return self.counts[: int(self.n_known)]
 
-    def log_likelihood(self, numbers: th.Tensor, actions: th.Tensor, expected: bool = False) -> th.Tensor:
+    def log_likelihood(self, numbers: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
         What payments say about the states in which they were made.
 
         :param numbers: of the payments, shape (n,)
         :param actions: number of each action, same shape
-        :param expected: whether to take the expected log of R, instead of the log of its mean
         :return: log R[v, s, a], shape (n, n_states)
         """
         counts = self.known()
-        logs = expected_log(counts) if expected else (counts / counts.sum(dim=0)).log()
-        return logs.permute(0, 2, 1)[numbers, actions]
+        return (counts / counts.sum(dim=0)).log().permute(0, 2, 1)[numbers, actions]
 
     def count(self, numbers: th.Tensor, actions: th.Tensor, states: th.Tensor) -> None:
         """

@@ -77,10 +77,3 @@ class Sharing:
         :return: with the column of the first state for all that share it, same shape
         """
         return table if self.is_trivial else table[:, self._first.to(table.device)]
-
-    def distinct(self, table: th.Tensor) -> th.Tensor:
-        """
-        :param table: shape (n, n_states, ...)
-        :return: each shared column once, shape (n, n_different, ...)
-        """
-        return table if self.is_trivial else table[:, self._first.unique().to(table.device)]

@@ -28,13 +28,6 @@ class Episodes(NamedTuple):
     times: th.Tensor | None = None
     """How often each of them happened, shape (n_episodes,); None for once."""
 
-    def n_steps(self) -> float:
-        """
-        :return: number of observations, all times that each episode happened
-        """
-        steps = self.mask.sum(dim=1).float()
-        return float(steps.sum() if self.times is None else steps @ self.times)
-
     def distinct(self) -> "Episodes":
         """
         :return: each different one once, and how often it happened
