@@ -1,5 +1,6 @@
 """Sentences of docs/results.md with figures, and what these are."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -94,11 +95,12 @@ def even_visits() -> list[float]:
     return [n_observations, nats, dirichlet_divergence(one_is_new, true) - nats]
 
 
-def nothing_known() -> list[float]:
+def nothing_known(file: str = "hidden_grid_AB.json") -> list[float]:
     """
+    :param file: with the results
     :return: agents, nats and their worst, percent of probability of the next observation and the worst
     """
-    runs = runs_in("results/hidden_grid_AB.json")
+    runs = runs_in(f"results/{file}")
     nats, log_likelihood = (np.array([run[what][-1] for run in runs]) for what in ("divergence", "predictive"))
     return [nats.mean(), nats.max(), *100.0 * np.exp([log_likelihood.mean(), log_likelihood.min()])]
 
@@ -207,7 +209,17 @@ CLAIMS: dict[str, Callable[[], list[Any]]] = {
     r"unknown\*\*, {} blocks, {} agents \(seeds {}-{}\)": lambda: [
         settings_of_the_grid("hidden_grid_AB.json", "AB")[i] for i in (0, 2, 3, 4)
     ],
-    r"\): {} nats \(worst {}\) up to .* gets {} % probability \(worst {} %": nothing_known,
+    r"unknown[^:]*: {} nats \(worst {}\) up to [^.]*\. [^.]* gets {} % probability \(worst {} %; geo": nothing_known,
+    r"which\*\*, {} blocks, {} agents \(seeds {}-{}\)": lambda: [
+        settings_of_the_grid("hidden_grid_labels.json", "A-labels")[i] for i in (0, 2, 3, 4)
+    ],
+    r"which\*\*, [^:]*: {} nats \(worst {}\) up to [^.]*\. [^.]* gets {} % probability \(worst {} %; `": lambda: nothing_known(
+        "hidden_grid_labels.json"
+    ),
+    r"hidden factor of the state, of {} values: of the {} orders": lambda: [
+        len(grid.PAIRINGS),
+        math.factorial(GridWorld().n_actions),
+    ],
     r"Counts of even visits would give {} %": lambda: [even_prediction(1 / 49)],
     r"even visits would still give {} %": lambda: [even_prediction(grid.known("AB-labels", GridWorld()).tables["pB"])],
     r"with {} random starts of smoothing where A is learned": lambda: [*starts_of_smoothing()],
