@@ -111,10 +111,11 @@ def smooth(row: Row, grid: np.ndarray) -> np.ndarray:
     return np.interp(grid, ends, means)
 
 
-def curves(rows: Sequence[Row], suite: dict[str, Any]) -> Any:
+def curves(rows: Sequence[Row], suite: dict[str, Any], in_seconds: bool = False) -> Any:
     """
     :param rows: of a store
     :param suite: that they are of
+    :param in_seconds: whether to show processor seconds instead of steps, as if each step took the same time
     :return: figure of training returns against environment steps: the mean of each agent, and each seed as a thin line
     """
     found, shown = groups(rows), environments(rows, suite)
@@ -127,13 +128,18 @@ def curves(rows: Sequence[Row], suite: dict[str, Any]) -> Any:
             if not seeds:
                 continue
             colour, style = colour_of(seeds[0]["label"], suite)
-            lines = [smooth(row, grid) for row in seeds]
-            for line in lines:
-                axis.plot(grid, line, color=colour, linewidth=0.4, alpha=0.35)
-            (handles[seeds[0]["label"]],) = axis.plot(grid, np.mean(lines, axis=0), color=colour, linestyle=style)
+            lines, times = [smooth(row, grid) for row in seeds], [row["cpu_seconds"] / task["steps"] for row in seeds]
+            for line, time in zip(lines, times, strict=True):
+                axis.plot(grid * (time if in_seconds else 1.0), line, color=colour, linewidth=0.4, alpha=0.35)
+            at, mean = grid * (np.mean(times) if in_seconds else 1.0), np.mean(lines, axis=0)
+            (handles[seeds[0]["label"]],) = axis.plot(at, mean, color=colour, linestyle=style)
         axis.set_title(env)
-        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 3))
-    figure.supxlabel("environment steps")
+        if in_seconds:
+            axis.set_xscale("log")
+            axis.set_xlim(left=1.0)
+        else:
+            axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 3))
+    figure.supxlabel("processor seconds of training" if in_seconds else "environment steps")
     figure.supylabel("training return")
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
     return figure
@@ -177,10 +183,11 @@ def draw(rows: Sequence[Row], suite: dict[str, Any], folder: Path) -> None:
 
     :param rows: of a store
     :param suite: that they are of
-    :param folder: for ``scores``, ``curves`` and, if the suite has a scale, ``profiles``, each as PNG and SVG
+    :param folder: for ``scores``, ``curves``, ``seconds`` and, if the suite has a scale, ``profiles``, each as PNG and SVG
     """
     with plt.rc_context(LOOK):
         save(scores(rows, suite), folder / "scores")
         save(curves(rows, suite), folder / "curves")
+        save(curves(rows, suite, in_seconds=True), folder / "seconds")
         if "scale" in suite:
             save(profiles(rows, suite), folder / "profiles")

@@ -107,7 +107,7 @@ def test_agents_without_rows_are_left_out(rows, few_repetitions):
 def test_figures_are_written_and_do_not_change(rows, tmp_path, few_repetitions):
     for folder in ("one", "two"):
         draw(rows, SUITE, tmp_path / folder)
-    names = {f"{name}.{suffix}" for name in ("scores", "curves", "profiles") for suffix in ("png", "svg")}
+    names = {f"{name}.{suffix}" for name in ("scores", "curves", "seconds", "profiles") for suffix in ("png", "svg")}
     assert {path.name for path in (tmp_path / "one").iterdir()} == names
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
 
