@@ -1,5 +1,5 @@
 """
-What agents learn of a grid without reward: the experiment of pymdp's notebook (seed document 001).
+What agents learn of a grid without reward: the experiment of pymdp's notebook.
 
 Each agent starts in the middle, takes 40 blocks of 50 steps and learns the transition matrix B after each. How good B is
 after each block goes to a JSON file: the divergence from the true one (nats a pair (s, a)), the share of most probable

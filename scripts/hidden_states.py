@@ -1,5 +1,5 @@
 """
-What agents learn of a grid whose states are hidden: the second half of pymdp's notebook (seed document 001).
+What agents learn of a grid whose states are hidden: the second half of pymdp's notebook.
 
 The observation is the number of the cell, but the agents do not know that: they have to learn the likelihood A, or A and the
 transition matrix B. Each takes blocks of 50 steps from the middle of the grid, without reward. After each block a JSON file

@@ -1,5 +1,5 @@
 """
-The deep active inference notebook (the project's first seed document) as printed, with its faults as switches.
+The deep active inference notebook that this project began with, as printed, with its faults as switches.
 
 The notebook's agent never learns. This script reproduces its behaviour, faults included, so that the corrected agent
 (``hyperparams/seed.yml``) can be measured against it, and each fault by itself:

@@ -1,17 +1,17 @@
 """
-The policy gradient of seed document 003 on its bandit and its chain, to compare with on the same worlds.
+A plain policy gradient on a bandit and a three-state chain, to compare with on the same worlds.
 
-The seed has a net of one layer from the number of the state to three probabilities, and leaves part of the updates to its
+The original has a net of one layer from the number of the state to three probabilities, and leaves part of the updates to its
 reader. What is run here:
 
     bandit  one update a step, Adam with a learning rate of 1, 100 steps; the loss is the reader's: -log pi(a) r
-    chain   one update an episode, AdamW with a learning rate of 0.01, 500 episodes, discount 0.6; the seed's loss is
+    chain   one update an episode, AdamW with a learning rate of 0.01, 500 episodes, discount 0.6; the original's loss is
             -sum_t pi(a_t) G_t, with the probability where the policy gradient has its logarithm
 
     python scripts/reinforce.py --env sb3_dai/ThreeStateChain-v0 --loss printed log --seeds 100-109 --out docs/results/x.json
 
 ``--loss printed`` has the probability, ``log`` its logarithm. The worlds are those of docs/worlds.md: an episode of the chain
-is cut after 100 steps. The net reads the seed's numbers, -1, 0 and 1, for the chain's states. Results have the form of
+is cut after 100 steps. The net reads the original's numbers, -1, 0 and 1, for the chain's states. Results have the form of
 scripts/evaluate.py; ``optimal_from`` counts a greedy policy that is right by the luck of its initial weights.
 """
 
@@ -69,7 +69,7 @@ class Learner:
         self.world = cast(TabularEnv, self.env.unwrapped)
         self.kind = kind
         n_states = self.world.n_states
-        # The seed's numbers of the states, centred: 0 in the bandit, -1, 0 and 1 in the chain
+        # The original's numbers of the states, centred: 0 in the bandit, -1, 0 and 1 in the chain
         self.inputs = (th.arange(n_states) - (n_states - 1) / 2).reshape(-1, 1)
         self.net = nn.Linear(1, self.world.n_actions)
         self.optimizer: th.optim.Optimizer = th.optim.AdamW(self.net.parameters(), lr=0.01)

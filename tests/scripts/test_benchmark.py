@@ -44,6 +44,17 @@ def run_suite(monkeypatch, folder, content, *options):
 # ----- The suite file -----
 
 
+@pytest.mark.parametrize("file", sorted((SCRIPTS / "suites").glob("*.yml")), ids=lambda path: path.stem)
+def test_packaged_suites_are_understood(file):
+    described = yaml.safe_load(file.read_text())
+    jobs = jobs_of(described)
+    assert len({name_of(job) for job in jobs}) == len(jobs)
+    used = {name for task in described["tasks"] for name in task["agents"]}
+    assert used == set(described["agents"]), "each agent has a task"
+    shown = [(env, agent) for env, agents in described.get("short", {}).items() for agent in agents]
+    assert set(shown) <= {(job["environment"], job["agent"]) for job in jobs}
+
+
 def test_a_suite_is_environments_times_agents_times_seeds():
     jobs = jobs_of(suite(environments=["CartPole-v1", "Acrobot-v1"], agents=["dqn", "dai"], seeds="3-5"))
     assert len({name_of(job) for job in jobs}) == len(jobs) == 12

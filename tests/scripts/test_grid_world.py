@@ -1,4 +1,4 @@
-"""The experiment of seed document 001: agents that learn B in a grid without reward."""
+"""The experiment of pymdp's notebook: agents that learn B in a grid without reward."""
 
 import importlib.util
 import json

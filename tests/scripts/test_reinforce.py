@@ -1,4 +1,4 @@
-"""The policy gradient of seed document 003 (scripts/reinforce.py)."""
+"""The policy gradient of scripts/reinforce.py."""
 
 import pytest
 import torch as th

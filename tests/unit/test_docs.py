@@ -151,3 +151,22 @@ def test_the_scores_of_version_0_1_are_those_of_its_files():
         tolerance = 0.051 if "." in row["mean"] else 0.51
         of_file = [(interquartile_mean(scores), np.mean(scores), min(scores)) for scores in agents.values()]
         assert any(np.allclose(printed, found, rtol=0, atol=tolerance) for found in of_file), (row, of_file)
+
+
+def script_commands(page):
+    """Lines of bash blocks that call a script of this repository, without comments, as words."""
+    lines = [line.split("  #")[0] for _, kind, _, text in fences(page) if kind == "bash" for line in text.splitlines()]
+    return [line.split() for line in lines if re.match(r"(python|bash) scripts/", line)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if script_commands(page)], ids=name_of)
+def test_commands_name_scripts_options_and_files_that_exist(page):
+    sources = "".join(path.read_text() for path in (ROOT / "scripts").glob("*.py"))
+    for _, script, *words in script_commands(page):
+        assert (ROOT / script).is_file(), script
+        for word in words:
+            if word.startswith("--"):
+                assert f'"{word}"' in sources, f"{script} {word}"
+            if word.startswith(("scripts/", "docs/")) and "{" not in word:
+                path = ROOT / word
+                assert path.exists() or path.parent.is_dir(), f"{script} {word}"

@@ -133,6 +133,12 @@ def test_packaged_ids_are_registered(env_id: str) -> None:
     assert env_id in gym.registry
 
 
+def test_worlds_of_the_package_have_entries() -> None:
+    import sb3_dai.envs  # noqa: F401
+
+    assert {name for name in gym.registry if name.startswith("sb3_dai/")} <= set(PACKAGED)
+
+
 def test_packaged_entries_have_a_budget_and_a_policy() -> None:
     entries = zoo.read_hyperparams(zoo.hyperparams_file("dai"))
     assert {name for name, entry in entries.items() if not {"n_timesteps", "policy"} <= set(entry)} == set()

@@ -6,7 +6,7 @@ import pytest
 
 import sb3_dai.envs as envs
 
-#: What seed document 002 prints of its trained policy: cells and actions
+#: What a published notebook prints of its trained policy: cells and actions
 SEED_CELLS = [(5, 0), (4, 0), (3, 0), (2, 0), (1, 0), (0, 0), (1, 0), (1, 1), (0, 1), (0, 1), (0, 2), (0, 3), (0, 3), (0, 3)]
 SEED_CELLS += [(0, 4), (0, 4), (0, 4)] + [(0, 5)] * 8
 SEED_ACTIONS = [1, 1, 1, 1, 1, 2, 3, 1, 1, 3, 3, 1, 1, 3, 1, 1, 3, 0, 1, 3, 1, 3, 1, 3, 3]

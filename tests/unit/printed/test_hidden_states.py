@@ -55,9 +55,9 @@ def test_rows_of_hidden_worlds(row):
         "success in training": [last.mean(), last.min()],
         "success (": [success.mean(), success.min()],
         "return": [total.mean(), total.min()],
-        "best policy": [best["total"]],
+        "best return": [best["total"]],
         "steps": [length.mean(), length.max()],
-        "best policy's": [best["length"]],
+        "best steps": [best["length"]],
     }
     assert len(row) == 1 + len(columns)
     for (start, figures), (name, cell) in zip(columns.items(), list(row.items())[1:], strict=True):
