@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Make the main results of docs/results.md again: constructor defaults and packaged hyperparameters, final checkpoints.
-# A run that was stopped goes on where it was. Names after the script choose some of them: bash scripts/rerun_results.sh cartpole
+# Results go to the folder OUT, "again" by default. A run that was stopped goes on where it was. Names after the script choose some of them: bash scripts/rerun_results.sh cartpole
 set -euo pipefail
 cd "$(dirname "$0")/.."
 jobs="${JOBS:-2}"
+out="${OUT:-again}"
+mkdir -p "$out"
 
 evaluate() { # name, environment, agent, steps, seeds and other options
   local name="$1"; shift
   if [ -n "$wanted" ] && [[ " $wanted " != *" ${name%%_*} "* ]]; then return; fi
-  python scripts/evaluate.py --env "$1" --agents "$2" --steps "$3" --seeds "$4" --max-points 200 --jobs "$jobs" "${@:5}" --out "docs/results/$name.json"
+  python scripts/evaluate.py --env "$1" --agents "$2" --steps "$3" --seeds "$4" --max-points 200 --jobs "$jobs" "${@:5}" --out "$out/$name.json"
 }
 
 wanted="$*"

@@ -130,12 +130,15 @@ def gradient_steps(model: BaseAlgorithm) -> int:
 def resolved_hyperparameters(model: BaseAlgorithm) -> dict[str, Any]:
     """
     :param model: an agent
-    :return: what its constructor was given or had as default, ready for JSON
+    :return: what its constructor and that of its policy were given or had as default, nets included, ready for JSON
     """
     names = [*inspect.signature(type(model).__init__).parameters][1:]
     skipped = ("env", "tensorboard_log", "verbose", "device", "_init_setup_model", "renamed", "supported_action_spaces")
     values = {name: getattr(model, name) for name in names if hasattr(model, name) and name not in skipped}
     values["policy"] = type(model.policy).__name__
+    given = model.policy._get_constructor_parameters()
+    known = ("observation_space", "action_space", "lr_schedule")
+    values["policy_parameters"] = {name: value for name, value in given.items() if name not in known}
     return json.loads(json.dumps(values, default=_text))
 
 

@@ -133,7 +133,9 @@ def test_an_entry_with_objects_is_the_same_in_another_process():
     first, second = (texts(hyperparameters("dai:goals", "Pendulum-v1")) for _ in range(2))
     assert first == second and "0x" not in str(first) and "GaussianPreference(" in first["preference"]
     assert first != texts(hyperparameters("dai:goals", "MountainCar-v0"))
-    assert "0x" not in json.dumps(resolved_hyperparameters(make_model()))
+    resolved = resolved_hyperparameters(make_model())
+    assert "0x" not in json.dumps(resolved)
+    assert resolved["policy_parameters"]["net_arch"], "nets that nobody gave as well"
 
 
 def test_the_digest_is_of_what_trains(monkeypatch, tmp_path):
