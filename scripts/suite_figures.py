@@ -13,6 +13,7 @@ from suite_tables import REPETITIONS, groups, matrix, means_of, names_of, shared
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 # Okabe & Ito 2008, "Color universal design"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#000000", "#999999")
@@ -93,7 +94,9 @@ def scores(rows: Sequence[Row], suite: dict[str, Any]) -> Any:
             axis.scatter(means, np.full(len(means), height), color=colour, s=14, alpha=0.7, linewidths=0)
             axis.scatter(means.mean(), height, color=colour, marker="|", s=90)
         axis.set_yticks(range(len(agents)), [found[env, name][0]["label"] for name in reversed(agents)])
-        axis.set_title(f"{env}\n{task['steps']:,} steps")
+        axis.set_title(f"{env}\n{task['steps']:,} steps", fontsize=7, loc="right")
+        axis.tick_params(axis="x", labelsize=6)
+        axis.xaxis.set_major_locator(MaxNLocator(3))
         if "threshold" in task:
             axis.axvline(task["threshold"], color="black", linewidth=0.6, linestyle=":")
     return figure
@@ -133,7 +136,7 @@ def curves(rows: Sequence[Row], suite: dict[str, Any], in_seconds: bool = False)
                 axis.plot(grid * (time if in_seconds else 1.0), line, color=colour, linewidth=0.4, alpha=0.35)
             at, mean = grid * (np.mean(times) if in_seconds else 1.0), np.mean(lines, axis=0)
             (handles[seeds[0]["label"]],) = axis.plot(at, mean, color=colour, linestyle=style)
-        axis.set_title(env)
+        axis.set_title(env, fontsize=7)
         if in_seconds:
             axis.set_xscale("log")
             axis.set_xlim(left=1.0)
