@@ -23,6 +23,7 @@ def test_more_seeds(row):
     assert are_printed(row["interquartile mean [95 %]"], interquartile_mean(scores))
     for cell, value in (("mean", scores.mean()), ("worst seed", scores.min()), ("seeds", len(runs))):
         assert is_printed(row[cell], value), cell
+    assert are_printed(row["all seeds"], scores)
     for cell, key in (("environment steps", "steps"), ("gradient steps", "gradient_steps")):
         assert {is_printed(row[cell], run[key]) for run in runs} == {True}, cell
     if row["failures"]:
