@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from printed.claims_results import suite
-from printed.pages import are_printed, is_printed, rows_of, runs_in
+from printed.pages import are_printed, is_printed, read, rows_of, runs_in, scores
 from suite_tables import interquartile_mean
 
 THRESHOLDS = {env: task["threshold"] for task in suite("first")["tasks"] for env in task["environments"]}
@@ -46,3 +46,22 @@ def test_deep_sea(row):
 
 def test_there_are_rows():
     assert len(MORE_SEEDS) >= 8 and len(DEEP_SEA) >= 2
+
+
+def test_who_is_ahead():
+    wanted = {
+        "dai": "DAI is ahead",
+        "dqn_equal": "DQN with an equal budget",
+        "sac_equal": "SAC with an equal budget",
+        "crossq_256": "CrossQ",
+    }
+    ahead: dict[str, list[str]] = {}
+    for task in suite("first")["tasks"]:
+        (env,) = task["environments"]
+        means = {agent: scores(f"results/first/{env}/{agent}").mean() for agent in task["agents"]}
+        ahead.setdefault(max(means, key=means.__getitem__).replace("dai_256", "dai"), []).append(env)
+    parts = [
+        f"{wanted[agent]} on {' and '.join([', '.join(envs[:-1]), envs[-1]] if envs[1:] else envs)}"
+        for agent, envs in ahead.items()
+    ]
+    assert " ".join(read("docs/results.md").split()).count("By means, " + "; ".join(parts) + ".") == 1
