@@ -118,7 +118,7 @@ CLAIMS: dict[str, Callable[[], list[Any]]] = {
     ],
     r"checkpoint: {} seeds, {} on HalfCheetah, {} deterministic episodes each\. .* nets of {} on HalfCheetah": first_suite,
     r"DAI takes {} gradient steps for each step": lambda: [DEFAULTS["gradient_steps"]],
-    r"With {} seeds, {} steps and nets of {}, the means": lambda: [len(scores(CHEETAH)), *steps_and(of=CHEETAH), 256],
+    r"with {} seeds, {} steps and nets of {}: DAI": lambda: [len(scores(CHEETAH)), *steps_and(of=CHEETAH), 256],
     r"CrossQ with a {} of the gradient steps": lambda: [
         runs_in(LARGE["Hopper"][2])[0]["gradient_steps"] / runs_in(LARGE["Hopper"][0])[0]["gradient_steps"],
     ],

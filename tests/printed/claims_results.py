@@ -262,7 +262,7 @@ CLAIMS: dict[str, Callable[[], list[Any]]] = {
     ],
     r"the last {} observations have the constructor's defaults and {} times the steps": other_agents,
     r"Its {} hidden states are {} cells in each of {} contexts.*After {} steps {} of {} seeds does so": cue_chaining,
-    r"measured with {} steps at random first": lambda: [
+    r"was measured with {} steps at random first": lambda: [
         run["params"]["learning_starts"] for run in runs_in("results/cue_chaining.json")[:1]
     ],
     r"policy earns the reward in {} steps, past both cues": lambda: [

@@ -170,3 +170,18 @@ def test_commands_name_scripts_options_and_files_that_exist(page):
             if word.startswith(("scripts/", "docs/")) and "{" not in word:
                 path = ROOT / word
                 assert path.exists() or path.parent.is_dir(), f"{script} {word}"
+
+
+def sentences(page):
+    """Sentences of the paragraphs and lists of a page; code, tables, headings and what a command writes are left out."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    text = re.sub(r"<!-- (suite[^>]*?) -->.*?<!-- end of \1 -->", "", text, flags=re.S)
+    text = re.sub(r"^[|#!].*$", "", text, flags=re.M)
+    paragraphs = re.split(r"\n\s*\n|\n(?=\s*(?:-|\d+\.) )", text)
+    return [part for paragraph in paragraphs for part in re.split(r"(?<=[.?!])\s+(?=[^a-z])", " ".join(paragraph.split()))]
+
+
+def test_long_sentences_are_rare():
+    found = [sentence for page in GUIDES for sentence in sentences(page)]
+    long = [text for text in found if len([word for word in text.split() if re.search(r"\w", word)]) > 35]
+    assert len(found) > 500 and len(long) <= len(found) // 200, "\n".join(long)
