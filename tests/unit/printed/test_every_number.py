@@ -11,7 +11,7 @@ SETTINGS = {
         r"arXiv:\d{4}\.\d{5}", r"(?:Lanillos|Millidge|et al\.) \d{4}", r"\(version 0\.1\)", r"on x86-64, installation",
     ],
     "docs/results.md": [
-        r"on seeds below 100; scores here are of seeds 100 and up", r"- Brackets are 95 % bootstrap",
+        r"on seeds below 100[.;](?: scores here are of seeds 100 and up)?", r"- Brackets are 95 % bootstrap",
         r"mean of the last 20 training episodes", r"version 0\.1", r"Dir\(10⁴ A", r"Where the versions say .* 0\.1\.0,",
         r"Solved is at least 90 of 100 .* more than 90 % of 50 episodes", r"= 0\.5 for the ten choices",
     ],
