@@ -1,6 +1,7 @@
 """Collecting experience: observations are checked, models that count learn, and beliefs go on from step to step."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -9,7 +10,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn
 
 from sb3_dai.acceleration import ChosenStep, one_thread
 from sb3_dai.learning.batch import end_returns
@@ -82,6 +83,26 @@ class Rollouts(CrashSafeSaving):
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)
         # Steps may overshoot the total, as whole episodes do: no schedule is read beyond its end
         self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """
+        As :meth:`OffPolicyAlgorithm.collect_rollouts`.
+
+        :raises RuntimeError: if the process of an environment died
+        """
+        try:
+            return super().collect_rollouts(*args, **kwargs)
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            assert self.env is not None
+            processes = getattr(self.env.unwrapped, "processes", [])
+            codes = {i: process.exitcode for i, process in enumerate(processes) if not process.is_alive()}
+            if not codes:
+                raise
+            raise RuntimeError(
+                f"the process of environment {', '.join(map(str, codes))} died, exit code "
+                f"{', '.join(map(str, codes.values()))} (-9: killed, perhaps for lack of memory), at step "
+                f"{self.num_timesteps}. The model can still be saved: train on with new environments"
+            ) from error
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

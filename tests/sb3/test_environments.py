@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from helpers import ACTIONS, action_spaces, is_finite, make, policy_for
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize, VecTransposeImage, is_vecenv_wrapped
 from worlds import BOX, IMAGE, VECTOR, CounterEnv, SampledEnv
@@ -72,6 +73,25 @@ def test_environments_in_processes_of_their_own():
     # Where they run changes nothing
     for name in ("observations", "actions", "rewards", "dones"):
         assert np.array_equal(getattr(one.replay_buffer, name), getattr(other.replay_buffer, name)), name
+
+
+class KillsProcess(BaseCallback):
+    def _on_step(self):
+        if self.num_timesteps == 20:
+            self.training_env.processes[1].kill()
+            self.training_env.processes[1].join()
+        return True
+
+
+def test_a_process_that_died_is_named(tmp_path):
+    env = make_vec_env(SampledEnv, 2, vec_env_cls=SubprocVecEnv, env_kwargs=dict(action_space=BOX))
+    model = make(env, seed=0)
+    with pytest.raises(RuntimeError, match=r"environment 1 died, exit code -9 .* at step 2\d\. The model can still be saved"):
+        model.learn(80, callback=KillsProcess())
+    env.processes[0].terminate()
+    model.save(tmp_path / "model")
+    again = DAI.load(tmp_path / "model", env=make_vec_env(SampledEnv, 2, env_kwargs=dict(action_space=BOX)))
+    assert again.learn(20, reset_num_timesteps=False).num_timesteps >= 40
 
 
 @action_spaces("multi-discrete", "box")
