@@ -267,6 +267,8 @@ def run(agent: str, case: str, blocks: int, steps: int, seed: int) -> dict[str, 
     return {
         "agent": agent, "case": case, "steps": blocks * steps, "seed": seed, "seconds": round(time.perf_counter() - start, 2),
         "divergence": divergence, "predictive": predictive,
+        "params": {"blocks": blocks, "steps": steps, "discount": DISCOUNT, "value_sweeps": N_SWEEPS,
+                   "assignment": known(case, env).assignment},
     }  # fmt: skip
 
 
