@@ -10,7 +10,8 @@ the probability of the next observation on random walks.
     python scripts/hidden_states.py --agents exact pymdp --case A-anywhere --blocks 20 --seeds 100-119 --out x.json
 
 Cases: ``A`` knows B and where a block starts, ``A-anywhere`` knows B alone, ``AB`` knows nothing. ``A-labels`` knows where a
-block starts, and B but for which action is which. ``AB-labels`` knows which cells are neighbours, as in pymdp's notebook.
+block starts, and B but for which action is which. ``AB-labels`` knows where a block starts and
+which cells are neighbours, as in pymdp's notebook.
 
 Agents: ``exact`` has exact beliefs, acts for information, and learns from all blocks by smoothing after each; ``online``
 learns while it acts alone; ``random`` learns as ``exact`` but acts at random; ``pymdp`` is the notebook's agent
