@@ -40,6 +40,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from provenance import provenance
+from runs import resolved_hyperparameters
 from sb3_contrib import QRDQN, TQC
 from speed_of_memory import recurrent
 from stable_baselines3 import DQN, SAC
@@ -197,7 +198,7 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
     base = times[base_name]
     results: dict[str, Any] = {}
     for name, its_times in times.items():
-        results[name] = dict(its_times)
+        results[name] = {"hyperparameters": resolved_hyperparameters(models[name]), **its_times}
         for what, values in its_times.items():
             ratio = float(np.median(np.array(values) / np.array(base[what])))
             results[name][f"median_{what}"] = round(float(np.median(values)), 1)
@@ -294,7 +295,8 @@ def environments(args: argparse.Namespace) -> dict[str, Any]:
                 model.learn(n_steps, reset_num_timesteps=False)
                 if turn > 0:
                     rates.append(round(n_steps / (time.perf_counter() - start), 1))
-            results.setdefault(name, {})[n_envs] = {"steps_a_second": rates, "median": float(np.median(rates))}
+            results.setdefault(name, {"hyperparameters": resolved_hyperparameters(model)})
+            results[name][n_envs] = {"steps_a_second": rates, "median": float(np.median(rates))}
             print(f"{name:18s} {n_envs:3d} environments: {np.median(rates):8.0f} steps a second", flush=True)
     return results
 

@@ -10,6 +10,7 @@ default number of threads, and with OMP_NUM_THREADS=1, in turns.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import statistics
@@ -22,6 +23,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 from provenance import provenance
+from runs import resolved_hyperparameters
 from stable_baselines3 import DQN
 from wrappers import ManyChoices
 
@@ -54,7 +56,9 @@ def train(agent: str, env: str, steps: int) -> None:
     else:
         model = DQN("MlpPolicy", env, seed=0, device="cpu", policy_kwargs=dict(net_arch=[64, 64]), **DQN_OF_DAI)  # type: ignore[arg-type]
     model.learn(steps)
-    print(f"{time.perf_counter() - start:.1f} {model._n_updates} {getattr(model, 'backend', 'eager')}")
+    found = {"seconds": round(time.perf_counter() - start, 1), "gradient_steps": model._n_updates}
+    found |= {"backend": getattr(model, "backend", "eager"), "hyperparameters": resolved_hyperparameters(model)}
+    print(json.dumps(found))
 
 
 def in_a_process(agent: str, env: str, steps: int, cache: str) -> dict[str, Any]:
@@ -63,34 +67,43 @@ def in_a_process(agent: str, env: str, steps: int, cache: str) -> dict[str, Any]
     :param env: the environment
     :param steps: of the environment
     :param cache: folder of compiled code
-    :return: seconds, gradient steps and backend
+    :return: seconds, gradient steps, backend and hyperparameters
     """
     command = [sys.executable, __file__, "--train", agent, env, "--steps", str(steps)]
     environ = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
     if agent == "DQN":  # DAI needs no such setting
         environ["OMP_NUM_THREADS"] = "1"
-    last = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout.split()[-3:]
-    return {"agent": agent, "env": env, "seconds": float(last[0]), "gradient_steps": int(last[1]), "backend": last[2]}
+    return {"agent": agent, "env": env, **last_line(command, environ)}
 
 
-def step_time(threads: str | None) -> float:
+def last_line(command: list[str], environ: dict[str, str]) -> Any:
+    """
+    :param command: of a process
+    :param environ: its environment variables
+    :return: what its last line of output says in JSON
+    """
+    return json.loads(subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def step_time(threads: str | None) -> dict[str, Any]:
     """
     :param threads: value of OMP_NUM_THREADS, or None for torch's default
-    :return: milliseconds of a gradient step of a small agent on numbered states
+    :return: milliseconds of a gradient step of a small agent on numbered states, and its hyperparameters
     """
     environ = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environ |= {"OMP_NUM_THREADS": threads} if threads else {}
     command = [sys.executable, __file__, "--step"]
-    return float(subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return last_line(command, environ)
 
 
 def step() -> None:
-    """Print the milliseconds of a gradient step."""
+    """Print the milliseconds of a gradient step, and the agent's hyperparameters."""
     model = DAI("MlpPolicy", "sb3_dai/GridWorld-v0", seed=0, device="cpu", learning_starts=10**6).learn(300)
     model.train(10, 64)
     start = time.perf_counter()
     model.train(200, 64)
-    print((time.perf_counter() - start) / 200 * 1e3)
+    milliseconds = (time.perf_counter() - start) / 200 * 1e3
+    print(json.dumps({"milliseconds": milliseconds, "hyperparameters": resolved_hyperparameters(model)}))
 
 
 def busy(turns: int = 7) -> list[dict[str, Any]]:
@@ -106,8 +119,10 @@ def busy(turns: int = 7) -> list[dict[str, Any]]:
     finally:
         for other in others:
             other.kill()
-    ratio = statistics.median(default / one for default, one in pairs)
-    return [{"default_ms": [p[0] for p in pairs], "one_thread_ms": [p[1] for p in pairs], "ratio": ratio}]
+    default, one = ([pair[i]["milliseconds"] for pair in pairs] for i in (0, 1))
+    ratio = statistics.median(a / b for a, b in zip(default, one, strict=True))
+    hyperparameters = pairs[0][0]["hyperparameters"]
+    return [{"default_ms": default, "one_thread_ms": one, "ratio": ratio, "hyperparameters": hyperparameters}]
 
 
 def spin() -> None:

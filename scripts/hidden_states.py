@@ -19,6 +19,7 @@ learns while it acts alone; ``random`` learns as ``exact`` but acts at random; `
 """
 
 import argparse
+import inspect
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -29,6 +30,7 @@ import numpy as np
 import torch as th
 from joblib import Parallel, delayed
 from provenance import finished, provenance
+from runs import in_json
 from scipy.optimize import linear_sum_assignment
 from scipy.special import digamma, gammaln
 
@@ -44,6 +46,12 @@ these in a grid that is turned or mirrored, which nobody can tell whose cells ha
 DISCOUNT = 0.9
 N_SWEEPS = 12
 """Of value iteration in each step, beginning with the values of the step before."""
+PYMDP: dict[str, Any] = dict(
+    policy_len=3, use_utility=False, use_states_info_gain=True, use_param_info_gain=True, action_selection="stochastic",
+    inference_algo="exact", num_iter=1, learn_A=True, learning_mode="offline",
+)  # fmt: skip
+PYMDP_PRECISIONS = dict(gamma=1.0, alpha=0.8)
+"""Of policies and of actions, in the notebook's agents."""
 
 
 class Known(NamedTuple):
@@ -90,6 +98,21 @@ def known(case: str, env: GridWorld) -> Known:
     return Known(dict(pB=neighbours, D=start), "hard")
 
 
+def bound_model(case: str, env: GridWorld) -> inspect.BoundArguments:
+    """
+    :param case: what is known of the world
+    :param env: the world
+    :return: arguments of :class:`HiddenStateModel`, defaults included
+    """
+    tables, assignment = known(case, env)
+    tables = {"n_hidden_states": env.n_states, **tables}
+    bound = inspect.signature(HiddenStateModel).bind(
+        n_outcomes=[env.n_states], n_actions=env.n_actions, **tables, assignment=assignment
+    )
+    bound.apply_defaults()
+    return bound
+
+
 def exact_agent(
     env: GridWorld, case: str, blocks: int, steps: int, seed: int, acts: bool = True, remembers: bool = True
 ) -> Iterator[Tables]:
@@ -104,9 +127,7 @@ def exact_agent(
     :return: what is believed after each block
     """
     th.manual_seed(seed)
-    tables, assignment = known(case, env)
-    tables = {"n_hidden_states": env.n_states, **tables}
-    model = HiddenStateModel(n_outcomes=[env.n_states], n_actions=env.n_actions, **tables, assignment=assignment)
+    model = HiddenStateModel(**bound_model(case, env).arguments)
     values: th.Tensor | None = None
     seen, done = [], []
     for block in range(blocks):
@@ -193,9 +214,8 @@ def pymdp_agent(case: str, env: GridWorld, blocks: int, steps: int, seed: int) -
     pA = jnp.full((n, n), 1.0 / n)
     agent = Agent(
         [pA], [jnp.asarray(B)], [jnp.zeros(n)], [jnp.asarray(D)], pA=[pA], pB=[jnp.asarray(pB)] if learns_B else None,
-        policy_len=3, use_utility=False, use_states_info_gain=True, use_param_info_gain=True, gamma=jnp.ones(1),
-        alpha=jnp.full(1, 0.8), action_selection="stochastic", inference_algo="exact", num_iter=1, learn_A=True,
-        learn_B=learns_B, batch_size=1, learning_mode="offline",
+        learn_B=learns_B, batch_size=1, gamma=jnp.full(1, PYMDP_PRECISIONS["gamma"]),
+        alpha=jnp.full(1, PYMDP_PRECISIONS["alpha"]), **PYMDP,
     )  # fmt: skip
     for key in jr.split(jr.PRNGKey(seed), blocks):
         reset_key, key = jr.split(key)
@@ -267,10 +287,25 @@ def run(agent: str, case: str, blocks: int, steps: int, seed: int) -> dict[str, 
         predictive.append(round(predictive_log_likelihood(tables, GridWorld()), 5))
     return {
         "agent": agent, "case": case, "steps": blocks * steps, "seed": seed, "seconds": round(time.perf_counter() - start, 2),
-        "divergence": divergence, "predictive": predictive,
-        "params": {"blocks": blocks, "steps": steps, "discount": DISCOUNT, "value_sweeps": N_SWEEPS,
-                   "assignment": known(case, env).assignment},
+        "divergence": divergence, "predictive": predictive, "hyperparameters": hyperparameters(agent, case, blocks, steps),
     }  # fmt: skip
+
+
+def hyperparameters(agent: str, case: str, blocks: int, steps: int) -> dict[str, Any]:
+    """
+    :param agent: exact, online, random or pymdp
+    :param case: what is known of the world
+    :param blocks: number of blocks
+    :param steps: in each of them
+    :return: all that it was made with, ready for JSON
+    """
+    env = GridWorld()
+    schedule = {"blocks": blocks, "steps": steps}
+    if agent == "pymdp":
+        return in_json({**schedule, **PYMDP, **PYMDP_PRECISIONS, **known(case, env).tables})
+    plan = {} if agent == "random" else {"discount": DISCOUNT, "value_sweeps": N_SWEEPS}
+    given = bound_model(case, env).arguments
+    return in_json({**schedule, **plan, "smooths_all_blocks": agent != "online", **given})
 
 
 def main() -> None:

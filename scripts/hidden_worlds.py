@@ -22,6 +22,7 @@ from expected import expected_outcome
 from gymnasium.wrappers import FrameStackObservation
 from joblib import Parallel, delayed
 from provenance import finished, provenance
+from runs import resolved_hyperparameters
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -153,6 +154,7 @@ def run(agent: str, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     seconds = time.process_time() - start
     return {
         "agent": agent, "env": env_id, "steps": steps, "seed": seed, "processor_seconds": round(seconds, 1), "params": entry,
+        "hyperparameters": resolved_hyperparameters(model),
         "returns": episodes.returns, "lengths": episodes.lengths, "successes": episodes.successes,
         "final": evaluate(model, env, frames), "optimum": optimum(env),
     }  # fmt: skip

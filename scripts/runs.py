@@ -139,11 +139,24 @@ def resolved_hyperparameters(model: BaseAlgorithm) -> dict[str, Any]:
     given = model.policy._get_constructor_parameters()
     known = ("observation_space", "action_space", "lr_schedule")
     values["policy_parameters"] = {name: value for name, value in given.items() if name not in known}
+    return in_json(values)
+
+
+def in_json(values: Any) -> Any:
+    """
+    :param values: hyperparameters
+    :return: the same as JSON has them; of what it cannot hold, a text
+    """
     return json.loads(json.dumps(values, default=_text))
 
 
 def _text(value: Any) -> str:
-    """Classes, functions and objects that only have an address by their name: an address differs from run to run."""
+    """
+    Arrays by their shape. Classes, functions and objects that only have an address by their name: an address differs from
+    run to run.
+    """
+    if isinstance(value, (np.ndarray, th.Tensor)) and value.ndim > 0:
+        return f"array of shape {tuple(value.shape)}"
     text = str(value)
     return getattr(value, "__qualname__", None) or (type(value).__qualname__ if " at 0x" in text else text)
 

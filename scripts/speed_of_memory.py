@@ -12,6 +12,7 @@ from unittest import mock
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from runs import resolved_hyperparameters
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.logger import configure
@@ -120,7 +121,8 @@ def recurrent(args: argparse.Namespace) -> dict[str, Any]:
                     times[name][kind].append(round(value, 1))
     base, results = next(iter(times.values())), dict[str, Any]()
     for name, its_times in times.items():
-        row = results[name] = {"transitions": found[name][1], **its_times}
+        model, transitions = found[name]
+        row = results[name] = {"transitions": transitions, "hyperparameters": resolved_hyperparameters(model), **its_times}
         for what, values in its_times.items():
             row[f"median_{what}"] = round(float(np.median(values)), 1)
             row[f"ratio_{what}"] = round(float(np.median(np.array(values) / np.array(base[what]))), 3)
