@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def call_through_here(command: list[str], **kwargs: Any) -> int:
         case ["python", "-m", "rl_zoo3.record_video", *options]:
             return status_of("record_video", options)
         case ["python", "enjoy.py", *options]:
-            return status_of("enjoy", options)
+            return status_of("enjoy", [getattr(option, "gym_id", option) for option in options])
     with subprocess.Popen(command, **kwargs) as process:
         return process.wait()
 
@@ -153,6 +154,23 @@ def status_of(command: str, options: list[str]) -> int:
             traceback.print_exc()
             return 1
     return 0
+
+
+Agents = dict[str, tuple[str, str]]
+
+
+def agents_by_folder(find: Callable[[str], Agents], log_folder: str) -> Agents:
+    """
+    Name environments as their folders are: ``benchmark`` makes paths of these names, and the runs of ``a/B-v0`` are in
+    ``a-B-v0``.
+
+    :param find: RL Zoo's ``get_trained_models``
+    :param log_folder: of all algorithms
+    :return: algorithm and environment of each agent, whose ``gym_id`` has the slash
+    """
+    from huggingface_sb3 import EnvironmentName
+
+    return {name: (algo, EnvironmentName(env_id)) for name, (algo, env_id) in find(log_folder).items()}
 
 
 @contextlib.contextmanager
@@ -191,6 +209,11 @@ def run_command(command: str) -> None:
             mended.enter_context(patch("rl_zoo3.train.ExperimentManager", DAIExperimentManager))
         elif command == "record_training":
             mended.enter_context(with_ffmpeg())
+        elif command == "benchmark":
+            from rl_zoo3 import utils
+
+            found = partial(agents_by_folder, utils.get_trained_models)
+            mended.enter_context(patch.object(utils, "get_trained_models", found))
         if ":" in target:
             pkgutil.resolve_name(target)()
         else:

@@ -188,3 +188,12 @@ def test_the_console_script_is_main() -> None:
         pytest.skip("no source checkout")
     found = re.search(r'^sb3-dai-zoo = "(.*)"$', pyproject.read_text(), re.MULTILINE)
     assert found and pkgutil.resolve_name(found[1]) is zoo.main
+
+
+def test_benchmark_finds_an_environment_with_a_slash(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its runs are in a folder with a dash, where the Zoo's own command does not look."""
+    logs, scores, env_id = str(tmp_path / "logs"), tmp_path / "scores", "sb3_dai/DeepSea10-v0"
+    run("train", "--algo", "dai", "--env", env_id, "-n", "110", "-f", logs, "--eval-freq", "-1")
+    monkeypatch.chdir(tmp_path)
+    run("benchmark", "--log-dir", logs, "--benchmark-dir", str(scores), "-n", "50", "--no-hub")
+    assert re.search(r"\|dai *\|sb3_dai-DeepSea10-v0 *\|", (scores / "benchmark.md").read_text())
