@@ -225,7 +225,58 @@ def guessing() -> list[float]:
     return [1.0 / n_arms, n_paid / n_symbols, n_paid]
 
 
+def pymdp_in(*agents: str) -> list[dict[str, Any]]:
+    """
+    :param agents: names in the script
+    :return: their runs
+    """
+    return [run for run in runs_in("results/hidden_worlds_pymdp.json") if run["agent"].removeprefix("pymdp, ") in agents]
+
+
+def pymdp_in_the_t_maze() -> list[float]:
+    """
+    :return: the first seed and the last, what the reward and the punishment are worth, and seeds that never fail, of all
+    """
+    runs = pymdp_in("tmaze-given")
+    seeds, values = [run["seed"] for run in runs], runs[0]["hyperparameters"]["C"]
+    return [min(seeds), max(seeds), *values[1:], sum(all(run["successes"]) for run in runs), len(runs)]
+
+
+def pymdp_that_learns_A() -> list[float]:
+    """
+    :return: share of the last trials that succeed, the worst seed's, how many are the last, and all trials
+    """
+    runs = pymdp_in("tmaze-A")
+    shares = [np.mean(run["successes"][-100:]) for run in runs]
+    return [float(np.mean(shares)), min(shares), 100, len(runs[0]["successes"])]
+
+
+def pymdp_in_the_chain() -> list[int]:
+    """
+    :return: steps of a plan, successes, trials and seeds; the other trials end at the time limit
+    """
+    runs = pymdp_in("cue-given")
+    successes, lengths = (np.array([run[name] for run in runs]) for name in ("successes", "lengths"))
+    assert set(lengths[successes == 0]) == {gym.spec("sb3_dai/CueChaining-v0").max_episode_steps}
+    return [runs[0]["params"]["policy_len"], int(successes.sum()), successes.size, len(runs)]
+
+
+def random_tiger() -> float:
+    """
+    :return: what random actions earn
+    """
+    env: Any = gym.make("sb3_dai/Tiger-v0")
+    world = env.unwrapped
+    by_state = (world.transition_matrix * world.reward_matrix).sum(axis=0).mean(axis=1)
+    return float(world.initial_distribution @ by_state) * env.spec.max_episode_steps
+
+
 CLAIMS: dict[str, Callable[[], list[Any]]] = {
+    r"pymdp.json`, seeds {}-{}\)\. Its preferences are given: {} for the reward, {} for the .* from the first trial on, "
+    r"in {} of {}": pymdp_in_the_t_maze,
+    r"from random first counts, {} \(worst {}\) of the last {} of {} trials": pymdp_that_learns_A,
+    r"with all given and plans of {} steps, it earns the reward in {} of {} trials of {} seeds": pymdp_in_the_chain,
+    r"Random actions earn {} in the tiger's world": lambda: [random_tiger()],
     r"looked at {} runs of seeds {}-{}, with a constant pessimism of {},": looked_at,
     r"mean of {} deterministic episodes .* In FrozenLake it is of {}, in the passive T-mazes of {}\.": episodes,
     r"with nets of {} in the last {} tasks": nets_of_the_last_tasks,
