@@ -15,8 +15,8 @@ from expected import expected_outcome
 from hidden_states import Tables, dirichlet_divergence, predictive_log_likelihood
 from store import Store
 
-from printed.claims_readme import CARTPOLE, below
-from printed.pages import ROOT, runs_in
+from printed.claims_readme import CARTPOLE, CURIOSITY, below, solved_by_curiosity
+from printed.pages import ROOT, runs_in, scores
 from sb3_dai.envs import GridWorld, Tiger
 from sb3_dai.equations.point_values import Decisions, action_values, branches
 from sb3_dai.world_model.planning import make_plan
@@ -281,6 +281,16 @@ CLAIMS: dict[str, Callable[[], list[Any]]] = {
     r"mean of {} deterministic episodes .* In FrozenLake it is of {}, in the passive T-mazes of {}\.": episodes,
     r"with nets of {} in the last {} tasks": nets_of_the_last_tasks,
     r"All its {} runs are here": lambda: [finished_runs()],
+    r"is solved by {} of {} runs: {} on average, with it {}\.": lambda: [
+        *solved_by_curiosity()[:2],
+        *(scores(path).mean() for path in CURIOSITY["MountainCarContinuous-v0"]),
+    ],
+    r"On four other tasks {} seeds show no difference of {} standard errors: CartPole {} without and {} with it, "
+    r"MountainCar {} and {}, LunarLander {} and {}, Pendulum {} and {}\.": lambda: [
+        5,
+        2,
+        *(scores(path).mean() for paths in [*CURIOSITY.values()][1:] for path in paths),
+    ],
     r"of {} seeds of CartPole {} ends below {}": lambda: [below(475, *CARTPOLE)[i] for i in (1, 0, 2)],
     r"\n{} by {} cells,": lambda: [*GridWorld().shape],
     r"cells, {} blocks of {} steps from the middle, no reward, {} agents each \(seeds {}-{}\)": lambda: settings_of_the_grid(

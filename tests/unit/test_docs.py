@@ -5,32 +5,13 @@ import json
 import re
 import warnings
 from contextlib import redirect_stdout
-from pathlib import Path
 
 import numpy as np
 import pytest
+from guides import GUIDES, ROOT, commands, fences, name_of, without_taskset
 
-ROOT = Path(__file__).parent.parent.parent
-GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*GUIDES, *sorted((ROOT / "docs" / "experiments").glob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
-
-
-def fences(page):
-    """Fenced blocks of a page, as (line before, language, number of the first line, text)."""
-    found, start, language = [], None, ""
-    lines = page.read_text().splitlines()
-    for number, line in enumerate(lines):
-        if not line.startswith("```"):
-            continue
-        if start is None:
-            start, language = number, line[3:].strip()
-        else:
-            before = lines[start - 1].strip() if start else ""
-            found.append((before, language, start + 2, "\n".join(lines[start + 1 : number])))
-            start = None
-    assert start is None, f"{page.name}: a code block does not end"
-    return found
 
 
 def python_blocks(page):
@@ -50,10 +31,6 @@ def anchors(page):
         plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").strip().lower()
         found.add(re.sub(r"[^\w\- ]", "", plain).replace(" ", "-"))
     return found
-
-
-def name_of(page):
-    return str(page.relative_to(ROOT))
 
 
 @pytest.mark.parametrize("page", [page for page in GUIDES if python_blocks(page)], ids=name_of)
@@ -117,6 +94,9 @@ def test_results_say_where_they_come_from():
         found = json.loads(path.read_text())
         for run in found if isinstance(found, list) else [found]:
             assert {"commit", "versions", "processor", "date", "command"} <= run.keys(), path
+            # Files of speed have several agents, and what each was made with beside its times
+            agents = run["results"].values() if isinstance(run.get("results"), dict) else [run]
+            assert all(isinstance(agent["hyperparameters"], dict) for agent in agents), path
 
 
 def rows_of_scores(page):
@@ -154,9 +134,9 @@ def test_the_scores_of_version_0_1_are_those_of_its_files():
 
 
 def script_commands(page):
-    """Lines of bash blocks that call a script of this repository, without comments, as words."""
-    lines = [line.split("  #")[0] for _, kind, _, text in fences(page) if kind == "bash" for line in text.splitlines()]
-    return [line.split() for line in lines if re.match(r"(python|bash) scripts/", line)]
+    """Commands that call a script of this repository, as words."""
+    found = [without_taskset(words) for words in commands(page)]
+    return [words for words in found if re.match(r"(python|bash) scripts/", " ".join(words))]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if script_commands(page)], ids=name_of)
