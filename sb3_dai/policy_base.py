@@ -59,7 +59,7 @@ class BaseDAIPolicy(CrashSafePolicy):
     """Names of the nets that have a target, ``NAME_target``."""
     followed_by_averages: tuple[str, ...] = ("features_extractor", "policy_net")
     """Names of the nets that are averaged over training, in ``NAME_average``."""
-    n_moves = 0
+    n_device_moves = 0
     """How often all tensors were moved or converted: what keeps some of them has to look them up again."""
 
     def _make_nets(self, features_dim: int, n_terms: int) -> None:
@@ -297,7 +297,7 @@ class BaseDAIPolicy(CrashSafePolicy):
         return super().load_state_dict(legacy.convert_state(state_dict, self), *args, **kwargs)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "BaseDAIPolicy":
-        self.n_moves += 1
+        self.n_device_moves += 1
         return super()._apply(fn, recurse)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

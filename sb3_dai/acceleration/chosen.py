@@ -44,7 +44,7 @@ class ChosenStep:
         :return: whether one thread is as fast as several
         """
         self.batch_size = batch_size
-        key = self.eager.policy.n_moves, batch_size
+        key = self.eager.policy.n_device_moves, batch_size
         if key not in self.small:
             self.small[key] = is_small(self.eager.policy, batch_size)
         return self.small[key]
