@@ -271,7 +271,54 @@ def random_tiger() -> float:
     return float(world.initial_distribution @ by_state) * env.spec.max_episode_steps
 
 
+def with_a_memory(*tasks: str) -> list[float]:
+    """
+    :param tasks: environments and agents of the memory suite, as in the store's folders
+    :return: their mean scores
+    """
+    return [scores(f"results/memory/{task}").mean() for task in tasks]
+
+
+def no_better_than_a_guess() -> list[float]:
+    """
+    :return: nothing; stacks and RecurrentPPO are within three standard errors of 0.5 in the passive T-mazes
+    """
+    for length in (10, 20, 50):
+        for agent in ("dai_stack_numbers", "ppo_lstm_other"):
+            found = scores(f"results/memory/sb3_dai_PassiveTMaze{length}-v0/{agent}")
+            assert abs(found.mean() - 0.5) < 3.0 * np.sqrt(0.25 / 100 / len(found))
+    return []
+
+
+def seen_with_and_without() -> list[float]:
+    """
+    :return: means on CartPole, Pendulum and Acrobot, with a memory and without one in half the steps
+    """
+    tasks = {"CartPole-v1": "dai_memory_seen", "Pendulum-v1": "dai_memory_seen_box", "Acrobot-v1": "dai_memory_curious"}
+    found = []
+    for task, agent in tasks.items():
+        with_it, without = runs_in(f"results/memory/{task}/{agent}"), runs_in(f"results/first/{task}/dai")
+        assert with_it[0]["steps"] == 2 * without[0]["steps"]
+        found += [float(np.mean([run["scores"] for run in runs])) for runs in (with_it, without)]
+    return found
+
+
 CLAIMS: dict[str, Callable[[], list[Any]]] = {
+    r"on CartPoleNoVel DAI with a memory has {}, RecurrentPPO {}, DAI on a stack {}\.": lambda: with_a_memory(
+        *(f"CartPoleNoVel-v1/{agent}" for agent in ("dai_memory", "ppo_lstm", "dai_stack"))
+    ),
+    r"{} observations say enough": lambda: [suite("memory")["agents"]["dai_stack"]["entry"]["frame_stack"]],
+    r"DAI on a stack has {} and {} there, with a memory {} and {}, RecurrentPPO {} and {}\.": lambda: with_a_memory(
+        *(
+            f"{env}/{agent}"
+            for agent in ("dai_stack", "dai_memory", "ppo_lstm")
+            for env in ("PendulumNoVel-v1", "MountainCarContinuousNoVel-v0")
+        )
+    ),
+    r"neither a stack nor RecurrentPPO does better than guess": no_better_than_a_guess,
+    r"DAI has {} on CartPole \(without a memory {}\) and {} on Pendulum \({}\)\. .* gradient steps: {} \({}\)\.": (
+        seen_with_and_without
+    ),
     r"pymdp.json`, seeds {}-{}\)\. Its preferences are given: {} for the reward, {} for the .* from the first trial on, "
     r"in {} of {}": pymdp_in_the_t_maze,
     r"from random first counts, {} \(worst {}\) of the last {} of {} trials": pymdp_that_learns_A,
