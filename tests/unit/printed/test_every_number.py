@@ -8,7 +8,7 @@ from printed.pages import NUMBER, TABLES, pattern_of, read, table_of
 
 SETTINGS = {
     "README.md": [
-        r"arXiv:\d{4}\.\d{5}", r"(?:Lanillos|Millidge|et al\.) \d{4}", r"\(version 0\.1\)", r"on x86-64, installation",
+        r"arXiv:\d{4}\.\d{5}", r"(?:Lanillos|Millidge|et al\.) \d{4}", r"on x86-64, pip",
     ],
     "docs/results.md": [
         r"on seeds below 100[.;](?: scores here are of seeds 100 and up)?", r"- Brackets are 95 % bootstrap",
