@@ -32,6 +32,7 @@ import yaml
 from engines import engine
 from provenance import provenance
 from runs import hyperparameters, replace
+from seeds import seeds_of
 from store import Row, Store, code_digest
 from tqdm import tqdm
 
@@ -44,18 +45,6 @@ TASK_KEYS = (
 )
 AGENT_KEYS = {"algo"}, {"entry", "params", "label"}
 """Keys that have to be there, and others that may be."""
-
-
-def seeds_of(text: str | int) -> list[int]:
-    """
-    :param text: one seed, or the first and the last, as "100-104"
-    :return: all of them
-    :raises ValueError: if there is none
-    """
-    first, _, last = str(text).partition("-")
-    if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
-        raise ValueError(f'seeds: {text!r}. Give one seed, or the first and the last, as "100-104"')
-    return [*range(int(first), int(last or first) + 1)]
 
 
 def jobs_of(suite: dict[str, Any]) -> list[Job]:

@@ -25,6 +25,7 @@ import yaml
 from measures import steps_to_threshold
 from provenance import finished, provenance
 from runs import run
+from seeds import seeds_of
 
 from sb3_dai.saving import write_json
 
@@ -85,8 +86,7 @@ def main() -> None:
     args = parser.parse_args()
     from joblib import Parallel, delayed
 
-    first, _, last = args.seeds.partition("-")
-    seeds = range(int(first), int(last or first) + 1)
+    seeds = seeds_of(args.seeds)
     variants: dict[str | None, dict[str, Any]] = {None: {}}
     if args.variants is not None:
         variants = yaml.safe_load(Path(args.variants).read_text())

@@ -29,6 +29,7 @@ import torch as th
 import yaml
 from joblib import Parallel, delayed
 from provenance import finished, provenance
+from seeds import seeds_of
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -281,8 +282,7 @@ def main() -> None:
         world = drawn(WORLDS[args.world])
     if "pymdp" in args.agents:
         pymdp_world(json.dumps(world))  # Is it installed?
-    first, _, last = args.seeds.partition("-")
-    seeds = range(int(first), int(last or first) + 1)
+    seeds = seeds_of(args.seeds)
     tasks = [(agent, world, args.blocks, args.steps, seed, args.config) for agent in args.agents for seed in seeds]
     origin = provenance()
     results = [] if args.fresh else finished(Path(args.out), origin)

@@ -33,6 +33,7 @@ from provenance import finished, provenance
 from runs import in_json
 from scipy.optimize import linear_sum_assignment
 from scipy.special import digamma, gammaln
+from seeds import seeds_of
 
 from sb3_dai.envs import GridWorld
 from sb3_dai.equations.point_values import state_values
@@ -48,10 +49,9 @@ N_SWEEPS = 12
 """Of value iteration in each step, beginning with the values of the step before."""
 PYMDP: dict[str, Any] = dict(
     policy_len=3, use_utility=False, use_states_info_gain=True, use_param_info_gain=True, action_selection="stochastic",
-    inference_algo="exact", num_iter=1, learn_A=True, learning_mode="offline",
+    inference_algo="exact", num_iter=1, learn_A=True, learning_mode="offline", gamma=1.0, alpha=0.8, batch_size=1,
 )  # fmt: skip
-PYMDP_PRECISIONS = dict(gamma=1.0, alpha=0.8)
-"""Of policies and of actions, in the notebook's agents."""
+"""Settings of the notebook's agents."""
 
 
 class Known(NamedTuple):
@@ -214,8 +214,7 @@ def pymdp_agent(case: str, env: GridWorld, blocks: int, steps: int, seed: int) -
     pA = jnp.full((n, n), 1.0 / n)
     agent = Agent(
         [pA], [jnp.asarray(B)], [jnp.zeros(n)], [jnp.asarray(D)], pA=[pA], pB=[jnp.asarray(pB)] if learns_B else None,
-        learn_B=learns_B, batch_size=1, gamma=jnp.full(1, PYMDP_PRECISIONS["gamma"]),
-        alpha=jnp.full(1, PYMDP_PRECISIONS["alpha"]), **PYMDP,
+        learn_B=learns_B, **PYMDP,
     )  # fmt: skip
     for key in jr.split(jr.PRNGKey(seed), blocks):
         reset_key, key = jr.split(key)
@@ -302,7 +301,7 @@ def hyperparameters(agent: str, case: str, blocks: int, steps: int) -> dict[str,
     env = GridWorld()
     schedule = {"blocks": blocks, "steps": steps}
     if agent == "pymdp":
-        return in_json({**schedule, **PYMDP, **PYMDP_PRECISIONS, **known(case, env).tables})
+        return in_json({**schedule, **PYMDP, **known(case, env).tables})
     plan = {} if agent == "random" else {"discount": DISCOUNT, "value_sweeps": N_SWEEPS}
     given = bound_model(case, env).arguments
     return in_json({**schedule, **plan, "smooths_all_blocks": agent != "online", **given})
@@ -324,8 +323,7 @@ def main() -> None:
         if args.case == "A-labels":
             raise SystemExit("--agents pymdp: it is given a state of one factor, choose another --case than A-labels")
         pymdp_world()  # Is it installed?
-    first, _, last = args.seeds.partition("-")
-    seeds = range(int(first), int(last or first) + 1)
+    seeds = seeds_of(args.seeds)
     origin = provenance()
     results = [] if args.fresh else finished(Path(args.out), origin)
     done = [(result["agent"], result["case"], result["steps"], result["seed"]) for result in results]

@@ -23,6 +23,7 @@ from gymnasium.wrappers import FrameStackObservation
 from joblib import Parallel, delayed
 from provenance import finished, provenance
 from runs import resolved_hyperparameters
+from seeds import seeds_of
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -186,8 +187,7 @@ def main() -> None:
     unknown = [agent for agent in args.agents if agent not in entries]
     if unknown:
         raise SystemExit(f"--agents {' '.join(unknown)}: choose from {', '.join(entries)}")
-    first, _, last = args.seeds.partition("-")
-    seeds = range(int(first), int(last or first) + 1)
+    seeds = seeds_of(args.seeds)
     origin = provenance()
     results = [] if args.fresh else finished(Path(args.out), origin)
     done = [(result["agent"], result["seed"]) for result in results]

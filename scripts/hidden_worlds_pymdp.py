@@ -23,6 +23,7 @@ from jax import random as jr
 from provenance import finished, provenance
 from pymdp.agent import Agent
 from runs import in_json
+from seeds import seeds_of
 
 import sb3_dai.envs  # noqa: F401  registers them
 from sb3_dai.saving import write_json
@@ -38,12 +39,11 @@ AGENTS: dict[str, dict[str, Any]] = {
 PREFERENCES = dict(none=0.0, reward=2.0, punishment=-4.0)
 """Log-probabilities, up to a constant, of the outcomes of both worlds. A punishment is worse than a reward is good: else an
 agent whose plans do not depend on what it will see is as content to guess."""
-
-
 PYMDP: dict[str, Any] = dict(
     use_utility=True, use_states_info_gain=True, inference_algo="exact", num_iter=1, learning_mode="offline", batch_size=1,
     gamma=1.0, alpha=1.0,
 )  # fmt: skip
+"""Settings that all of them share."""
 
 
 def agent_of(world: Any, setting: dict[str, Any], seed: int) -> Agent:
@@ -144,8 +144,7 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
 
-    first, _, last = args.seeds.partition("-")
-    seeds = range(int(first), int(last or first) + 1)
+    seeds = seeds_of(args.seeds)
     origin = provenance()
     results = [] if args.fresh else finished(Path(args.out), origin)
     done = [(result["agent"], result["seed"]) for result in results]

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from joblib import Parallel, delayed
+from seeds import seeds_of
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.utils import set_random_seed
 from torch import nn
@@ -110,8 +111,7 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
 
-    first, _, last = args.seeds.partition("-")
-    seeds = range(int(first), int(last or first) + 1)
+    seeds = seeds_of(args.seeds)
     results = Parallel(n_jobs=args.jobs)(delayed(run)(seed, args.steps, set(args.mend)) for seed in seeds)
     write_json(args.out, results)
     for result in results:

@@ -23,6 +23,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from measures import CHECK_EVERY, right_actions, settled_at, shorten
+from seeds import seeds_of
 from torch import nn
 
 import sb3_dai.envs  # noqa: F401  registers them
@@ -198,9 +199,8 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
 
-    first, _, last = args.seeds.partition("-")
     th.set_num_threads(1)
-    results = [run(args.env, kind, seed) for kind in args.loss for seed in range(int(first), int(last or first) + 1)]
+    results = [run(args.env, kind, seed) for kind in args.loss for seed in seeds_of(args.seeds)]
     write_json(args.out, results)
     for result in results:
         print(

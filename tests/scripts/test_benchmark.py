@@ -12,12 +12,15 @@ import time
 from pathlib import Path
 
 import benchmark
+import numpy as np
 import pytest
+import torch as th
 import yaml
-from benchmark import chosen, is_finished, jobs_of, name_of, results_of, seeds_of, texts
+from benchmark import chosen, is_finished, jobs_of, name_of, results_of, texts
 from engines import check_threads
-from runs import hyperparameters, resolved_hyperparameters
+from runs import hyperparameters, in_json, resolved_hyperparameters
 from saved import make_model
+from seeds import seeds_of
 from store import Store, code_digest
 
 import sb3_dai
@@ -136,6 +139,11 @@ def test_an_entry_with_objects_is_the_same_in_another_process():
     resolved = resolved_hyperparameters(make_model())
     assert "0x" not in json.dumps(resolved)
     assert resolved["policy_parameters"]["net_arch"], "nets that nobody gave as well"
+
+
+def test_of_arrays_json_has_the_shapes():
+    given = {"A": np.eye(3), "D": [th.ones(2)], "n": np.float64(2.5), "policy": Path}
+    assert in_json(given) == {"A": "array of shape (3, 3)", "D": ["array of shape (2,)"], "n": 2.5, "policy": "Path"}
 
 
 def test_the_digest_is_of_what_trains(monkeypatch, tmp_path):

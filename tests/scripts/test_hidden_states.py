@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("joblib")
+pytest.importorskip("rl_zoo3")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "hidden_states.py"
 spec = importlib.util.spec_from_file_location("hidden_states_script", SCRIPT)
 script = importlib.util.module_from_spec(spec)
@@ -43,6 +44,7 @@ def test_runs_score_each_block(case):
     result = script.run("exact", case, blocks=2, steps=12, seed=0)
     json.dumps(result)
     assert len(result["divergence"]) == len(result["predictive"]) == 2
+    assert result["hyperparameters"].items() >= {"blocks": 2, "steps": 12, "n_outcomes": [49], "pA": None}.items()
     assert all(0.0 < divergence < 5e5 for divergence in result["divergence"])
     assert all(-4.0 < predictive < 0.0 for predictive in result["predictive"])
 

@@ -23,6 +23,7 @@ ENTRIES = yaml.safe_load(script.CONFIG.read_text())
 def test_entries_can_be_run(name):
     result = script.run(name, {**ENTRIES[name], "n_timesteps": 80, "n_envs": 1, "learning_starts": 20}, seed=0)
     json.dumps(result)
+    assert result["hyperparameters"]["learning_starts"] == 20
     # 80 steps teach little: the tiger's 20 steps may cost 100 each
     assert -2000.0 <= result["final"]["total"] <= result["optimum"]["total"] + 1e-6
     assert len(result["returns"]) == len(result["successes"]) > 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("joblib")
+pytest.importorskip("rl_zoo3")
 pytest.importorskip("pymdp")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "hidden_worlds_pymdp.py"
 

@@ -1,12 +1,12 @@
 """Figures in sentences of README.md and docs/ are those of result files, or are worked out here."""
 
 import pytest
-from printed import claims_readme, claims_results, claims_speed
+from printed import claims_hidden_states, claims_memory, claims_readme, claims_results, claims_speed
 from printed.pages import is_printed, pattern_of, read
 
 CLAIMS = {
     f"{page.PAGE}: {claim}": (page.PAGE, claim, values)
-    for page in (claims_readme, claims_results, claims_speed)
+    for page in (claims_readme, claims_results, claims_hidden_states, claims_memory, claims_speed)
     for claim, values in page.CLAIMS.items()
 }
 
