@@ -30,7 +30,7 @@ from sb3_dai.preferences.habit import HabitPrior, check_habit_prior, log_habit_p
 from sb3_dai.rollouts import Rollouts
 from sb3_dai.world_model.given_tables import with_tables_of
 
-DEFAULTS: dict[str, Any] = dict(learning_rate=LEARNING_RATE, batch_size=64, train_freq=1, gradient_steps=4)
+DEFAULTS: dict[str, Any] = dict(learning_rate=LEARNING_RATE, batch_size=64, tau=0.05, train_freq=1, gradient_steps=4)
 """Of arguments that are ``None``, unless the policy has others."""
 
 SelfDAI = TypeVar("SelfDAI", bound="DAI")
@@ -56,15 +56,16 @@ class DAI(Rollouts):
         hidden MlpLstmPolicy, CnnLstmPolicy, MultiInputLstmPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0).
-        By default it falls linearly from 2e-3 to 2e-4, and with a memory from 1e-3 to 0.
+        By default it falls linearly from 2e-3 to 2e-4, and with a memory to 0.
     :param buffer_size: size of the replay buffer
     :param learning_starts: how many steps of random actions to collect before learning starts
-    :param batch_size: Minibatch size for each gradient update, 64 by default. With a memory it is the number of sequences, 32
+    :param batch_size: Minibatch size for each gradient update, 64 by default. With a memory it is the number of sequences, 16
         by default.
-    :param tau: the soft update coefficient of the targets ("Polyak update", between 0 and 1)
+    :param tau: the soft update coefficient of the targets ("Polyak update", between 0 and 1), 0.05 by default, and 0.1 with a
+        memory
     :param gamma: the discount factor
     :param train_freq: Update the model every ``train_freq`` steps. Alternatively pass a tuple of frequency and unit
-        like ``(5, "step")`` or ``(2, "episode")``. 1 by default, and 4 with a memory.
+        like ``(5, "step")`` or ``(2, "episode")``. 1 by default, and 2 with a memory.
     :param gradient_steps: How many gradient steps to do after each rollout (see ``train_freq``).
         Set to ``-1`` to do as many gradient steps as steps in the environment during the rollout. 4 by default, and 1 with a
         memory.
@@ -143,7 +144,7 @@ class DAI(Rollouts):
         buffer_size: int = 1_000_000,  # 1e6
         learning_starts: int = 100,
         batch_size: int | None = None,
-        tau: float = 0.05,
+        tau: float | None = None,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] | None = None,
         gradient_steps: int | None = None,
@@ -181,14 +182,15 @@ class DAI(Rollouts):
         if env is not None:  # None while a model is loaded
             check_spaces(env.observation_space, env.action_space)
         policy_class = self.policy_aliases.get(policy, DAIPolicy) if isinstance(policy, str) else policy
-        asked = dict(learning_rate=learning_rate, batch_size=batch_size, train_freq=train_freq, gradient_steps=gradient_steps)
+        asked = dict(
+            learning_rate=learning_rate, batch_size=batch_size, tau=tau, train_freq=train_freq, gradient_steps=gradient_steps
+        )
         given = {name: value for name, value in asked.items() if value is not None}
         super().__init__(
             policy,
             env,
             buffer_size=buffer_size,
             learning_starts=learning_starts,
-            tau=tau,
             gamma=gamma,
             **{**DEFAULTS, **getattr(policy_class, "learning_defaults", {}), **given},
             action_noise=action_noise,

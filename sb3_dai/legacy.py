@@ -174,6 +174,10 @@ def convert_parameters(parameters: dict[str, Any], policy: Any, saved_terms: Seq
         saved_terms = HEADS
     converted = {**parameters, "policy": convert_state(state, policy, saved_terms)}
     optimizer = parameters.get("policy.optimizer")
+    if optimizer is not None and len(optimizer["param_groups"]) < len(policy.optimizer.param_groups):
+        # Saved before what dual descent learns had a learning rate of its own. It goes on as it was
+        policy.lr_multipliers["dual"] = policy.lr_multipliers.get("policy", 1.0)
+        policy.optimizer = policy._make_optimizer(policy.optimizer.param_groups[0]["lr"])
     if optimizer is not None and saved_terms is not None and [*saved_terms] != [*policy.term_names]:
         flat = [parameter for group in policy.optimizer.param_groups for parameter in group["params"]]
         numbers = [number for group in optimizer["param_groups"] for number in group["params"]]

@@ -58,8 +58,8 @@ class DAIPolicy(BaseDAIPolicy):
     :param deliberation: Probability with which ``predict(deterministic=False)``, and so training, draws an action from
         softmax(-precision G(s,.)) itself instead of from the policy net, which follows it with a delay. Not for ``Box``
         actions, nor beside a ``habit_prior``.
-    :param lr_multipliers: Factors on the learning rate of the nets "transition", "policy", "value" (1 if absent); that of the
-        policy is also that of the features extractor and of an automatic precision and epistemic weight
+    :param lr_multipliers: Factors on the learning rate of "transition", "policy" (with the features extractor), "value" (1 if
+        absent), and "dual", an automatic precision and epistemic weight (as "policy" if absent)
     :param action_precision: alpha of pymdp, how decided samples of the policy are: they are drawn from Q(a|s)^alpha,
         normalised. For ``Box`` actions it divides the standard deviation before squashing by sqrt(alpha). What is learned
         remains Q(a|s).

@@ -145,12 +145,15 @@ class BaseDAIPolicy(CrashSafePolicy):
             self.optimizer_kwargs["fused"] = True
         nets = {
             "transition": [*self.world_model_parameters(), *self.filter_parameters()],
-            "policy": [*self.policy_net.parameters(), *self.features_extractor.parameters(), *self.dual_parameters()],
+            "policy": [*self.policy_net.parameters(), *self.features_extractor.parameters()],
+            "dual": self.dual_parameters(),
             "value": [*self.value_net.parameters()],
         }
+        # What dual descent learns goes with the policy net, unless it is named
+        factors = {"dual": self.lr_multipliers.get("policy", 1.0), **self.lr_multipliers}
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameters in nets.items():
-            groups.setdefault(self.lr_multipliers.get(name, 1.0), []).extend(parameters)
+            groups.setdefault(factors.get(name, 1.0), []).extend(parameters)
         return self.optimizer_class(
             [{"params": params, "lr": learning_rate * factor, "lr_multiplier": factor} for factor, params in groups.items()],
             lr=learning_rate,  # type: ignore[call-arg]

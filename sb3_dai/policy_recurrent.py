@@ -21,6 +21,9 @@ from sb3_dai.world_model.filters import BeliefFilter, Memory
 from sb3_dai.world_model.recurrent import LstmFilter
 from sb3_dai.world_model.state_space import StateSpaceFilter
 
+DUAL_MULTIPLIER = 5.0
+"""Of the learning rate, for what dual descent learns: an automatic precision, and an automatic epistemic weight."""
+
 
 class RecurrentPolicy(DAIPolicy):
     """
@@ -45,9 +48,9 @@ class RecurrentPolicy(DAIPolicy):
     belief_filter: BeliefFilter
     belief_filter_target: BeliefFilter
     belief_filter_average: BeliefFilter
-    # A sequence is many transitions, and an LSTM is less patient with large steps
+    # A sequence is many transitions. There are fewer gradient steps, in which values are to reach as far: hence faster targets
     learning_defaults: ClassVar[dict[str, Any]] = dict(
-        learning_rate=LinearSchedule(1e-3, 0.0, 1.0), batch_size=32, train_freq=4, gradient_steps=1
+        learning_rate=LinearSchedule(2e-3, 0.0, 1.0), batch_size=16, tau=0.1, train_freq=2, gradient_steps=1
     )
     followed_by_targets = (*DAIPolicy.followed_by_targets, "belief_filter")
     followed_by_averages = (*DAIPolicy.followed_by_averages, "belief_filter")
@@ -73,6 +76,8 @@ class RecurrentPolicy(DAIPolicy):
         self.state_dim = state_dim
         if kwargs.get("transition_delay") is None:  # There are fewer gradient steps, and the filter learns by them
             kwargs["transition_delay"] = 1
+        # Else the precision lags behind the target entropy for most of training
+        kwargs["lr_multipliers"] = {"dual": DUAL_MULTIPLIER, **(kwargs.get("lr_multipliers") or {})}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _make_filter(self, features_dim: int) -> BeliefFilter:

@@ -57,7 +57,7 @@ def agents_of(args: argparse.Namespace) -> dict[str, tuple[Any, int]]:
         found[name] = DAI("MlpPolicy", env, policy_kwargs=nets, batch_size=size, backend=backend, **in_buffer), size
     for length in (32, 64):
         model = DAI("MlpLstmPolicy", env, policy_kwargs={**lstm, "sequence_length": length}, **in_buffer)
-        found[f"DAI, 32 sequences of {length} steps"] = model, 32 * length
+        found[f"DAI, 16 sequences of {length} steps"] = model, model.batch_size * length
     found["RecurrentPPO"] = (
         RecurrentPPO("MlpLstmPolicy", env, n_steps=N_STEPS, batch_size=N_STEPS, policy_kwargs=lstm, **common),
         N_STEPS,

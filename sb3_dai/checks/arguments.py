@@ -69,7 +69,7 @@ def check_policy_arguments(policy: Any) -> None:
     if policy.deliberation > 0.0 and isinstance(space, spaces.Box):
         raise ValueError(f"deliberation={policy.deliberation!r} is for choices, not for {space}: leave it out")
     check_number("action_precision", policy.action_precision, low=MIN_PRECISION)
-    nets = ("transition", "policy", "value")
+    nets = ("transition", "policy", "value", "dual")
     unknown = set(policy.lr_multipliers) - set(nets)
     if unknown:
         raise ValueError(f"lr_multipliers has unknown nets {sorted(unknown)}: choose from {nets}")

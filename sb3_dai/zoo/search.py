@@ -50,7 +50,7 @@ def sample_dai_params(
     trial.suggest_float("one_minus_gamma", 1e-4, 0.03, log=True)
     trial.suggest_int("train_freq", 1, 8, log=True)
     trial.suggest_int("gradient_steps", 1, 8, log=True)
-    trial.suggest_float("tau", 1e-3, 0.08, log=True)
+    trial.suggest_float("tau", 1e-3, 0.2, log=True)
     trial.suggest_categorical("net_arch", list(NET_ARCHS))
     trial.suggest_float("epistemic_weight", 0.01, 1.0, log=True)
     trial.suggest_categorical("bootstrap_entropy", [0.0, 1.0])

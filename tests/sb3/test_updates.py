@@ -114,14 +114,23 @@ def test_learning_rate_schedule_keeps_the_ratio_of_the_nets(schedule):
 @action_spaces("discrete", "box")
 def test_multipliers_reach_the_nets_they_name(action_space):
     """A multiplier of 0 freezes one net and no other; the features extractor belongs to the policy's group."""
-    for frozen in ("transition", "policy", "value"):
+    for frozen in ("transition", "policy", "value", "dual"):
         env = SampledEnv(action_space=action_space)
         model = make(env, policy_kwargs=dict(net_arch=[16], lr_multipliers={frozen: 0.0}), seed=0)
         before = state_of(model.policy)
         model.learn(60)
         changed = changed_parts(before, model.policy)
-        nets = dict(transition="world_model.net", policy="policy_net", value="value_net")
-        assert {*nets.values()} - changed == {nets[frozen]}
+        nets = dict(transition="world_model.net", policy="policy_net", value="value_net", dual="log_precision")
+        # What dual descent learns goes with the policy net, unless it is named
+        assert {*nets.values()} - changed == {nets[frozen], *(["log_precision"] if frozen == "policy" else [])}
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 5.0), (dict(policy=0.5), 5.0), (dict(dual=2.0), 2.0)], ids=str)
+def test_with_a_memory_the_precision_learns_faster(given, expected):
+    model = make(SampledEnv(), "MlpLstmPolicy", policy_kwargs=dict(lr_multipliers=given))
+    (group,) = (g for g in model.policy.optimizer.param_groups if any(p is model.policy.log_precision for p in g["params"]))
+    assert group["lr_multiplier"] == expected
+    assert {id(p) for p in group["params"]} == {id(p) for p in model.policy.dual_parameters()}
 
 
 OF_TRANSITIONS = {"transition_loss", "prediction_error", "information_gain", "epistemic_value"}

@@ -169,6 +169,21 @@ def test_moments_of_the_optimizer_follow_their_heads():
     two.learn(60)
 
 
+def test_a_memory_that_was_saved_with_one_learning_rate_for_all_keeps_it():
+    """Before, what dual descent learns had no learning rate of its own with a memory."""
+    old = make(Chain(), "MlpLstmPolicy", policy_kwargs=dict(net_arch=[8], lr_multipliers=dict(dual=1.0)), seed=0).learn(60)
+    new = make(Chain(), "MlpLstmPolicy", policy_kwargs=dict(net_arch=[8]), seed=1).learn(60)
+    assert [len(model.policy.optimizer.param_groups) for model in (old, new)] == [1, 2]
+    new.set_parameters(old.get_parameters())
+    assert not differing(state_of(old.policy), state_of(new.policy))
+    (group,), (saved,) = (model.policy.optimizer.param_groups for model in (new, old))
+    states = [model.policy.optimizer.state for model in (new, old)]
+    for parameter, other in zip(group["params"], saved["params"], strict=True):
+        assert states[0][parameter].keys() == states[1][other].keys()
+        assert all(th.equal(moment, states[1][other][name]) for name, moment in states[0][parameter].items())
+    new.learn(60)
+
+
 def test_parameters_of_now_are_left_alone():
     model = make(Chain(), seed=0).learn(60)
     parameters = model.get_parameters()

@@ -32,6 +32,7 @@ OPTIONAL = (
     "policy_delay",
     "learning_rate",
     "batch_size",
+    "tau",
     "gradient_steps",
 )
 BAD_ARGUMENTS = [
