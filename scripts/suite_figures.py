@@ -1,5 +1,7 @@
 """Figures of the store of scripts/benchmark.py: every seed is shown, in colours that colour-blind readers tell apart."""
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,14 +44,26 @@ def colour_of(label: str, suite: dict[str, Any]) -> tuple[str, str]:
     return COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS) % len(STYLES)]
 
 
-def save(figure: Any, path: Path) -> None:
+def fingerprint(rows: Sequence[Row], suite: dict[str, Any]) -> str:
+    """
+    :param rows: of a store
+    :param suite: that they are of
+    :return: what a figure of them has in its description, by which a test tells whether it was drawn from today's rows
+    """
+    shown = ("env", "agent_name", "seed", "steps", "scores", "cpu_seconds", "train_returns", "train_lengths")
+    found = sorted(json.dumps([row[name] for name in shown]) for row in rows)
+    return hashlib.sha256(json.dumps([suite, found], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def save(figure: Any, path: Path, description: str) -> None:
     """
     :param figure: drawn
     :param path: without suffix; a PNG and an SVG are written
+    :param description: for their metadata
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None, "Description": description})
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Description": description})
     plt.close(figure)
 
 
@@ -188,9 +202,10 @@ def draw(rows: Sequence[Row], suite: dict[str, Any], folder: Path) -> None:
     :param suite: that they are of
     :param folder: for ``scores``, ``curves``, ``seconds`` and, if the suite has a scale, ``profiles``, each as PNG and SVG
     """
+    description = fingerprint(rows, suite)
     with plt.rc_context(LOOK):
-        save(scores(rows, suite), folder / "scores")
-        save(curves(rows, suite), folder / "curves")
-        save(curves(rows, suite, in_seconds=True), folder / "seconds")
+        save(scores(rows, suite), folder / "scores", description)
+        save(curves(rows, suite), folder / "curves", description)
+        save(curves(rows, suite, in_seconds=True), folder / "seconds", description)
         if "scale" in suite:
-            save(profiles(rows, suite), folder / "profiles")
+            save(profiles(rows, suite), folder / "profiles", description)

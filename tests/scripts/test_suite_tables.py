@@ -1,5 +1,6 @@
 """Tables and figures of a benchmark store, from rows worked by hand."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 pytest.importorskip("rliable")
 import report
 import yaml
+from PIL import Image
 from report import write_between
 from rliable import metrics
 from store import Store
-from suite_figures import draw
+from suite_figures import draw, fingerprint
 from suite_tables import improvement, improvement_table, markdown, matrix, score_table, short_table
 
 ROOT = Path(__file__).parent.parent.parent
@@ -110,6 +112,27 @@ def test_figures_are_written_and_do_not_change(rows, tmp_path, few_repetitions):
     names = {f"{name}.{suffix}" for name in ("scores", "curves", "seconds", "profiles") for suffix in ("png", "svg")}
     assert {path.name for path in (tmp_path / "one").iterdir()} == names
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+
+
+def description_of(path):
+    if path.suffix == ".png":
+        with Image.open(path) as image:
+            return image.text["Description"]
+    return re.search(r"<dc:description>(\w+)</dc:description>", path.read_text())[1]
+
+
+def test_a_figure_tells_what_it_was_drawn_from(rows, tmp_path, few_repetitions):
+    draw(rows, SUITE, tmp_path)
+    assert {description_of(path) for path in tmp_path.iterdir()} == {fingerprint(rows, SUITE)}
+    assert fingerprint(rows[::-1], SUITE) == fingerprint(rows, SUITE) != fingerprint(rows[1:], SUITE)
+
+
+@pytest.mark.parametrize("name", ["scores", "curves", "seconds", "profiles"])
+def test_figures_of_the_pages_are_of_the_rows_in_the_store(name):
+    rows = Store(ROOT / "docs/results/first").rows()
+    suite = yaml.safe_load((ROOT / "scripts/suites/first.yml").read_text())
+    for suffix in ("png", "svg"):
+        assert description_of(ROOT / f"docs/figures/first/{name}.{suffix}") == fingerprint(rows, suite), "draw it again"
 
 
 def test_a_part_of_a_page_is_replaced(tmp_path):
