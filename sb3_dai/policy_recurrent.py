@@ -22,7 +22,7 @@ from sb3_dai.world_model.recurrent import LstmFilter
 from sb3_dai.world_model.state_space import StateSpaceFilter
 
 DUAL_MULTIPLIER = 5.0
-"""Of the learning rate, for what dual descent learns: an automatic precision, and an automatic epistemic weight."""
+"""Of the learning rate, for what dual descent learns: an automatic precision and epistemic weight."""
 
 
 class RecurrentPolicy(DAIPolicy):
@@ -41,7 +41,8 @@ class RecurrentPolicy(DAIPolicy):
         does not start with its episode
     :param state_dim: Size of a hidden state with a distribution, by which the filter learns the variational free energy; 0 for
         the LSTM's own state alone
-    :param kwargs: the other arguments of :class:`sb3_dai.policy.DAIPolicy`
+    :param kwargs: the other arguments of :class:`sb3_dai.policy.DAIPolicy`, of which ``lr_multipliers`` has a "dual" of 5 and
+        ``transition_delay`` is 1 by default
     :raises ValueError: if an argument cannot describe a net
     """
 

@@ -9,6 +9,8 @@ docs/benchmark.md has what was found.
     python scripts/fault_injection.py workers     # the same suite on loky, Dask and Ray, with and without a worker killed
     python scripts/fault_injection.py subprocess  # an environment's process is killed while DQN and DAI train
     python scripts/fault_injection.py disk        # every file that is written, on a full disk; needs Linux
+
+``--out FILE`` before the subcommand keeps the lines, in the place of those of the same subcommand.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from typing import Any
 
 import gymnasium as gym
 import yaml
+from provenance import provenance
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
@@ -42,6 +45,28 @@ SCRIPTS = Path(__file__).parent
 SMALL = {"learning_starts": 50, "buffer_size": 1000, "device": "cpu", "seed": 0}
 VARYING = ("seconds", "cpu_seconds", "peak_memory_mb", "commit", "date", "command", "finished")
 """What differs between two rows of the same job."""
+SAID: list[str] = []
+"""Lines of the trials, and the summary."""
+
+
+def say(line: str) -> None:
+    """
+    :param line: to print and to keep
+    """
+    print(line, flush=True)
+    SAID.append(line)
+
+
+def keep(path: Path, name: str, options: dict[str, Any]) -> None:
+    """
+    :param path: JSON file of what was found
+    :param name: of the subcommand, whose entry is replaced
+    :param options: that it was called with
+    """
+    known = json.loads(path.read_text()) if path.exists() else []
+    entry = {"fault": name, "options": options, "hyperparameters": SMALL, "lines": SAID, **provenance()}
+    write_json(path, sorted([*(other for other in known if other["fault"] != name), entry], key=lambda other: other["fault"]))
+
 
 # ----- Training -----
 
@@ -159,7 +184,7 @@ def training(args: argparse.Namespace) -> None:
         resumed = check_files(folder, seen)
         lost.append(reached - resumed)
         halves = len([*folder.glob(".*.tmp")])
-        print(f"kill {len(lost):2d} at step {reached:5d}: goes on from {resumed:5d}, {halves} unfinished files", flush=True)
+        say(f"kill {len(lost):2d} at step {reached:5d}: goes on from {resumed:5d}, {halves} unfinished files")
         assert lost[-1] <= args.interval, "more than the steps since the last checkpoint are lost"
     kills = len(lost)
     assert process.exitcode == 0, f"the training failed with {process.exitcode}"
@@ -167,7 +192,7 @@ def training(args: argparse.Namespace) -> None:
     check_files(folder, seen)
     final = DAI.load(folder / "finished", device="cpu", buffer_size=1)
     assert final.num_timesteps == args.steps, final.num_timesteps
-    print(f"{kills} kills, {final.num_timesteps} steps at the end, at most {max(lost)} lost at once; {len(seen)} files load")
+    say(f"{kills} kills, {final.num_timesteps} steps at the end, at most {max(lost)} lost at once; {len(seen)} files load")
 
 
 # ----- Suites -----
@@ -220,7 +245,7 @@ def sweep(args: argparse.Namespace) -> None:
             json.loads(row[1])
             assert known.get(path, row) == row, f"{path} was run twice"
         assert known.keys() <= now.keys(), "a finished run is lost"
-        print(f"kill {kill:2d}: {len(now)} of {2 * args.seeds} finished, {len(now) - len(known)} of them new", flush=True)
+        say(f"kill {kill:2d}: {len(now)} of {2 * args.seeds} finished, {len(now) - len(known)} of them new")
         known = now
     process = start(suite, store, "loky")
     assert process.wait() == 0, store.with_suffix(".log").read_text()[-2000:]
@@ -229,7 +254,7 @@ def sweep(args: argparse.Namespace) -> None:
     jobs = {(row["agent_name"], row["seed"]) for row in Store(store).rows()}
     assert len(jobs) == len(now) == 2 * args.seeds, "a job is missing or there twice"
     assert not [*store.glob("*/*/.*.tmp")], "an unfinished file is left"
-    print(f"{args.kills} kills: {len(jobs)} jobs finished, each once; {len(known)} rows of killed processes were not touched")
+    say(f"{args.kills} kills: {len(jobs)} jobs finished, each once; {len(known)} rows of killed processes were not touched")
 
 
 def worker_of(process: subprocess.Popen[bytes]) -> Any:
@@ -275,10 +300,10 @@ def workers(args: argparse.Namespace) -> None:
             rows = [comparable(row) for row in Store(store).rows()]
             expected = expected or rows
             again = log.count("start again")
-            print(f"{engine}{killed}: {len(rows)} rows in {time.monotonic() - began:.0f} s, {again} new starts", flush=True)
+            say(f"{engine}{killed}: {len(rows)} rows in {time.monotonic() - began:.0f} s, {again} new starts")
             assert len(rows) == 2 * args.seeds, "a job is missing"
             assert rows == expected, f"{engine}: its rows differ from those of {args.engines[0]}"
-    print(f"{', '.join(args.engines)}: equal rows, with and without a kill")
+    say(f"{', '.join(args.engines)}: equal rows, with and without a kill")
 
 
 # ----- Environments -----
@@ -320,7 +345,7 @@ def environments(args: argparse.Namespace) -> None:
         again.load_replay_buffer(saved)
         assert again.num_timesteps == steps and again.replay_buffer is not None and again.replay_buffer.size() == steps // 2
         again.learn(100, reset_num_timesteps=False)
-        print(f"{algorithm.__name__}: {said} at step {model.num_timesteps}; the last save loads and trains on", flush=True)
+        say(f"{algorithm.__name__}: {said} at step {model.num_timesteps}; the last save loads and trains on")
 
 
 # ----- Full disks -----
@@ -346,7 +371,12 @@ def disk(args: argparse.Namespace) -> None:
     if args.inside is None:
         command = 'mount -t tmpfs -o size=8m none "$0" && exec "$@"'
         again = [sys.executable, __file__, "disk", "--inside", args.folder]
-        sys.exit(subprocess.run(["unshare", "-rm", "sh", "-c", command, args.folder, *again]).returncode)
+        done = subprocess.run(["unshare", "-rm", "sh", "-c", command, args.folder, *again], stdout=subprocess.PIPE, text=True)
+        for line in done.stdout.splitlines()[:-1]:  # The last one tells its time, as this process does
+            say(line)
+        if done.returncode:
+            sys.exit(done.returncode)
+        return
     folder = Path(args.inside)
     for path, write, read in writers(folder):
         write(path)
@@ -365,13 +395,14 @@ def disk(args: argparse.Namespace) -> None:
             read(path)
             assert path.read_bytes() == old, f"{path}: the old content is lost"
             assert not [*folder.rglob(".*.tmp")], f"{path}: a temporary file is left"
-        print(f"{path.name}: 7 of 7 times the old file stays and loads; {', '.join(sorted(said))}", flush=True)
+        say(f"{path.name}: 7 of 7 times the old file stays and loads; {', '.join(sorted(said))}")
         write(path)  # With room it goes on
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--out", type=Path, help="JSON file of the lines that are printed")
     commands = parser.add_subparsers(required=True)
     for name, function, numbers in (
         ("training", training, {"kills": 30, "steps": 3000, "interval": 50, "longest": 2}),
@@ -381,7 +412,7 @@ def main() -> None:
         ("disk", disk, {}),
     ):
         command = commands.add_parser(name, help=function.__doc__)
-        command.set_defaults(function=function)
+        command.set_defaults(function=function, name=name)
         for option, default in numbers.items():
             command.add_argument(f"--{option}", type=float if option == "longest" else int, default=default)
         if name == "workers":
@@ -390,9 +421,12 @@ def main() -> None:
             command.add_argument("--inside", help=argparse.SUPPRESS)
     args = parser.parse_args()
     began = time.monotonic()
+    given = {name: value for name, value in vars(args).items() if name not in ("function", "name", "out", "inside")}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as args.folder:
         args.function(args)
-    print(f"passed in {time.monotonic() - began:.0f} s")
+    say(f"passed in {time.monotonic() - began:.0f} s")
+    if args.out:
+        keep(args.out, args.name, given)
 
 
 if __name__ == "__main__":
