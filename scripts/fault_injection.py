@@ -405,7 +405,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file of the lines that are printed")
     commands = parser.add_subparsers(required=True)
     for name, function, numbers in (
-        ("training", training, {"kills": 30, "steps": 3000, "interval": 50, "longest": 2}),
+        ("training", training, {"kills": 30, "steps": 6000, "interval": 50, "longest": 2}),
         ("sweep", sweep, {"kills": 10, "seeds": 12, "steps": 400, "longest": 4}),
         ("workers", workers, {"seeds": 4, "steps": 400}),
         ("subprocess", environments, {}),
