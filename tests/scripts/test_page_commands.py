@@ -44,9 +44,9 @@ ADDED = {
     "python scripts/benchmark_speed.py *": "--repeats 1 --gradient-steps 4",
     "python scripts/benchmark_training.py *": "--steps 150",
     "python scripts/evaluate.py *": "--steps 200 --seeds 100 --episodes 1 --jobs 1",
-    "python scripts/fault_injection.py training": "--kills 2 --steps 600",
-    "python scripts/fault_injection.py sweep": "--kills 1 --seeds 3 --longest 1",
-    "python scripts/fault_injection.py workers": "--seeds 2 --steps 300 --engines loky",  # The others: test_benchmark.py
+    "python scripts/fault_injection.py * training": "--kills 2 --steps 600",
+    "python scripts/fault_injection.py * sweep": "--kills 1 --seeds 3 --longest 1",
+    "python scripts/fault_injection.py * workers": "--seeds 2 --steps 300 --engines loky",  # The others: test_benchmark.py
     "python scripts/fault_injection.py *": "",
     "python scripts/hidden_states.py *": "--seeds 100 --blocks 1 --jobs 1",
     "python scripts/hidden_worlds.py *": "--seeds 140 --jobs 1",
