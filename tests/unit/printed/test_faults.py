@@ -9,8 +9,8 @@ from printed.pages import ROOT, table_of
 FOUND = {entry["fault"]: entry for entry in json.loads((ROOT / "docs/results/faults.json").read_text())}
 ROWS = [list(row.values()) for row in table_of("docs/benchmark.md", "| fault | what happened |")[1]]
 PRINTED = {
-    "training": r"every (\d+) steps .* killed at (\d+) moments .* at most (\d+) steps back, .* all ([\d,]+) steps; all (\d+) files "
-    r"load\. (\w+) unfinished",
+    "training": r"every (\d+) steps .* killed at (\d+) moments .* at most (\d+) steps back, .* all ([\d,]+) steps; "
+    r"all (\d+) files load\. (\w+) unfinished",
     "sweep": r"suite of (\d+) jobs are killed at (\d+) moments .* each job finished once",
     "workers": r"the same eight jobs on loky, Dask and Ray, two workers each .* equal rows",
     "subprocess": r"DAI raises a `RuntimeError` .* DQN raises `BrokenPipeError` or `EOFError`",
