@@ -88,9 +88,8 @@ CLAIMS: dict[str, Callable[[], list[Any]]] = {
         )
     ),
     r"neither a stack nor RecurrentPPO does better than guess": no_better_than_a_guess,
-    r"DAI has {} on Acrobot \(without a memory {}\), {} on Pendulum \({}\) and, with the earlier settings, {} on CartPole \({}\)\.": (
-        seen_with_and_without
-    ),
+    r"DAI has {} on Acrobot \(without a memory {}\), {} on Pendulum \({}\) and, with the earlier settings, {} on CartPole "
+    r"\({}\)\.": seen_with_and_without,
     r"memoryless ones that see the last {} observations": lambda: [
         suite("memory")["agents"]["dai_stack"]["entry"]["frame_stack"]
     ],
