@@ -163,7 +163,7 @@ def fit_heads(saved: th.Tensor, own: th.Tensor, saved_terms: Sequence[str], term
 def convert_parameters(parameters: dict[str, Any], policy: Any, saved_terms: Sequence[str] | None) -> dict[str, Any]:
     """
     :param parameters: of a saved model: states of the policy and its optimizer
-    :param policy: that is to load them
+    :param policy: that is to load them. Its optimizer is made anew where that of the saved model had fewer groups
     :param saved_terms: names of the heads that its critics had; None if they are the policy's
     :return: the same for the names and the heads of the policy
     """

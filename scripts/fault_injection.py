@@ -30,13 +30,13 @@ from typing import Any
 
 import gymnasium as gym
 import yaml
-from provenance import provenance
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import SubprocVecEnv
 from store import Row, Store
+from trials import keep, say
 
 from sb3_dai import DAI
 from sb3_dai.saving import write_json
@@ -45,28 +45,6 @@ SCRIPTS = Path(__file__).parent
 SMALL = {"learning_starts": 50, "buffer_size": 1000, "device": "cpu", "seed": 0}
 VARYING = ("seconds", "cpu_seconds", "peak_memory_mb", "commit", "date", "command", "finished")
 """What differs between two rows of the same job."""
-SAID: list[str] = []
-"""Lines of the trials, and the summary."""
-
-
-def say(line: str) -> None:
-    """
-    :param line: to print and to keep
-    """
-    print(line, flush=True)
-    SAID.append(line)
-
-
-def keep(path: Path, name: str, options: dict[str, Any]) -> None:
-    """
-    :param path: JSON file of what was found
-    :param name: of the subcommand, whose entry is replaced
-    :param options: that it was called with
-    """
-    known = json.loads(path.read_text()) if path.exists() else []
-    entry = {"fault": name, "options": options, "hyperparameters": SMALL, "lines": SAID, **provenance()}
-    write_json(path, sorted([*(other for other in known if other["fault"] != name), entry], key=lambda other: other["fault"]))
-
 
 # ----- Training -----
 
@@ -426,7 +404,7 @@ def main() -> None:
         args.function(args)
     say(f"passed in {time.monotonic() - began:.0f} s")
     if args.out:
-        keep(args.out, args.name, given)
+        keep(args.out, args.name, given, SMALL)
 
 
 if __name__ == "__main__":
