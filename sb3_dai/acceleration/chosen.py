@@ -78,16 +78,18 @@ class ChosenStep:
         :param n_left: about how many gradient steps are left in this training
         :return: what takes the next steps, and why not a faster one
         """
-        if self.eager.policy.memory_dim > 0:
-            return self.eager, ["the others do not read sequences"]
-        reasons = []
+        policy, reasons = self.eager.policy, []
         if asked in ("auto", "native"):
             self.native = self.native or NativeStep(self.eager)
-            refusal = self.native.refusal(self.batch_size)
+            # A sequence is shorter where its episode ends
+            n_rows = self.batch_size * (policy.sequence_length if policy.memory_dim > 0 else 1)
+            refusal = self.native.refusal(n_rows)
             if refusal is None:
                 return self.native, []
             reasons.append(f"not native, because {refusal}")
-        if asked in ("auto", "compile"):
+        if asked in ("auto", "compile") and policy.memory_dim > 0:
+            reasons.append("not compiled, because sequences have many lengths")
+        elif asked in ("auto", "compile"):
             self.compiled = self.compiled or CompiledStep(self.eager)
             if self.compiles is None:
                 self.compiles = asked == "compile" or self.compiled.pays(n_left)

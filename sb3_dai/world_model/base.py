@@ -109,7 +109,10 @@ class WorldModel(nn.Module):
         """
         assert self.net is not None
         outputs = self.net(inputs)
-        return outputs if self.prior is None else outputs + self.prior_scale * self.prior(inputs)
+        if self.prior is None:
+            return outputs
+        # It is fixed, and does not say what a belief filter is to remember either
+        return outputs + self.prior_scale * self.prior(inputs.detach())
 
     def predict(self, belief: Belief, actions: th.Tensor) -> Prediction:
         """

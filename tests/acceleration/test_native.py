@@ -12,7 +12,8 @@ from worlds import BOX, VECTOR, SampledEnv
 from sb3_dai.acceleration.native.library import library
 from sb3_dai.acceleration.native.step import NativeStep
 from sb3_dai.efe import Term
-from sb3_dai.learning.batch import Batch, sample_transitions
+from sb3_dai.learning.batch import Batch
+from sb3_dai.learning.sequences import sampled
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the library was not made")
 
@@ -114,6 +115,22 @@ AGENTS = {
     "batch norm and dropout": dict(
         spaces=(VECTOR, BOX), n_steps=2, policy_kwargs=dict(features_extractor_class=BatchNormDropout)
     ),
+    "memory": dict(policy="MlpLstmPolicy", prediction_error_weight=0.3),
+    "memory, rare learning": dict(
+        policy="MlpLstmPolicy", policy_delay=2, policy_kwargs=dict(transition_delay=3, prior_scale=0.5, bootstrap_share=0.5)
+    ),
+    "memory, Box actions": dict(spaces=(VECTOR, BOX), policy="MlpLstmPolicy", pessimism=0.4, bootstrap_entropy=0.5),
+    "memory, several choices": dict(spaces=(VECTOR, UNEVEN), policy="MlpLstmPolicy"),
+    "memory, numbered observations": dict(spaces=(NUMBERED, FOUR), policy="MlpLstmPolicy"),
+    "memory, free energy": dict(policy="MlpLstmPolicy", policy_kwargs=dict(state_dim=3, normalize_features=False)),
+    "memory, numbered observations, free energy": dict(
+        spaces=(NUMBERED, BOX), policy="MlpLstmPolicy", policy_kwargs=dict(state_dim=3)
+    ),
+    "memory, images": dict(spaces=(IMAGE, spaces.Discrete(3)), policy="CnnLstmPolicy"),
+    "memory, dictionaries": dict(spaces=(DICT, BOX), policy="MultiInputLstmPolicy", policy_delay=2),
+    "memory, batch norm and dropout": dict(
+        policy="MlpLstmPolicy", policy_kwargs=dict(features_extractor_class=BatchNormDropout)
+    ),
 }
 
 
@@ -138,10 +155,10 @@ def agents(**kwargs):
 def steps_of(model, batches):
     """Batches and coefficients of gradient steps, by the schedules of a model."""
     model._n_updates = 20
-    for transitions, coefficients in zip(batches, model._coefficients(len(batches)), strict=True):
+    for (transitions, windows), coefficients in zip(batches, model._coefficients(len(batches)), strict=True):
         log_preference = model.preference.log_prob(transitions.n_step)
         prior = model._log_habit_prior(transitions.one_step.observations)
-        yield Batch(*transitions, log_preference, prior), coefficients
+        yield Batch(*transitions, log_preference, prior, windows), coefficients
 
 
 def assert_close(name, one, other, tolerance):
@@ -167,7 +184,7 @@ def test_steps_are_those_of_the_eager_step(kwargs):
     eager, native = agents(**kwargs)
     step = NativeStep(native._step.eager)
     assert step.refusal() is None
-    batches = [*sample_transitions(eager.replay_buffer, 32, 12)]
+    batches = [*sampled(eager.policy, eager.replay_buffer, 32, 12, None)]
     for i, (one, other) in enumerate(zip(steps_of(eager, batches), steps_of(native, batches), strict=True)):
         th.manual_seed(i)
         expected, after = eager._step.eager(*one), th.rand(1)
@@ -188,7 +205,7 @@ def compare(eager, native, tolerance=1e-3):
     """Losses and gradients of one step from where two agents are."""
     step = NativeStep(native._step.eager)
     assert step.refusal() is None
-    batches = [*sample_transitions(eager.replay_buffer, 40)]
+    batches = [*sampled(eager.policy, eager.replay_buffer, 40, 1, None)]
     (one,), (other,) = steps_of(eager, batches), steps_of(native, batches)
     th.manual_seed(0)
     metrics, gradients = eager._step.eager.gradients(*one)

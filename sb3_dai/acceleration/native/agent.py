@@ -43,8 +43,9 @@ def objects_of(eager: Any) -> list[tuple[str, Any]]:
         kinds.append((CategoricalWorldModel, policy.world_model))
     kinds += [(kind, term) for term in policy.terms.values() for kind in (PreferenceTerm, EpistemicTerm, PredictionErrorTerm)]
     objects = [(f"{kind.__module__}.{kind.__qualname__}", each) for kind, each in kinds if isinstance(each, kind)]
+    of_policy = "sb3_dai.policy_recurrent.RecurrentPolicy" if policy.memory_dim > 0 else "sb3_dai.policy.DAIPolicy"
     terms = [("sb3_dai.efe.base.Term", term) for term in policy.terms.values()]
-    return [("sb3_dai.learning.step.EagerStep", eager), ("sb3_dai.policy.DAIPolicy", policy), *objects, *terms]
+    return [("sb3_dai.learning.step.EagerStep", eager), (of_policy, policy), *objects, *terms]
 
 
 def reason_against(policy: Any) -> str | None:
@@ -85,7 +86,7 @@ def reason_of_nets(policy: Any) -> str | None:
     for part in (policy.features_norm, getattr(policy.world_model, "change_norm", policy.features_norm), *terms):
         if part is not None and type(part) not in STATISTICS:
             return f"it does not know the statistics of {type(part).__name__}"
-    learned = [*net_parameters(policy), *policy.features_extractor.parameters(), policy.log_precision]
+    learned = [*net_parameters(policy), *evaluated_by_torch(policy), policy.log_precision]
     copies = [p for nets in (policy.target_pairs()[1], policy.average_pairs()[1]) for net in nets for p in net.parameters()]
     statistics = [policy.pessimism, *(b for m in modules_of(policy) if type(m) in STATISTICS for b in m._buffers.values())]
     for tensor in (*learned, *copies, *statistics, *(p for net in nets_of(policy) for p in net.parameters())):
@@ -103,6 +104,14 @@ def net_parameters(policy: Any) -> list[nn.Parameter]:
     """
     nets = [policy.value_net, policy.policy_net, *([policy.world_model.net] if policy.world_model.net is not None else [])]
     return [parameter for net in nets for parameter in net.parameters()]
+
+
+def evaluated_by_torch(policy: Any) -> list[nn.Parameter]:
+    """
+    :param policy: the nets of an agent
+    :return: parameters of the features extractor, and of a belief filter and the nets that only it learns by
+    """
+    return [*policy.features_extractor.parameters(), *policy.filter_parameters()]
 
 
 def is_usual(net: EnsembleMLP) -> bool:
@@ -170,7 +179,7 @@ def reason_of_optimizer(policy: Any) -> str | None:
     ):
         return "parameters have betas or an eps of their own, or a learning rate that is no number"
     trained = {parameter for group in groups for parameter in group["params"]}
-    known = {*net_parameters(policy), *policy.features_extractor.parameters(), *policy.dual_parameters()}
+    known = {*net_parameters(policy), *evaluated_by_torch(policy), *policy.dual_parameters()}
     if trained != known:
         return "the optimizer does not train the nets alone, or not all of them"
     for state in optimizer.state.values():

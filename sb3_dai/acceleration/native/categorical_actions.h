@@ -27,10 +27,10 @@ struct Categorical {
       s.pair_numbers = numbers;
       return;
     }
-    const int64_t n_features = u.n_features, n_inputs = n_features + u.n_actions;
-    s.pairs = s.pool.take(u.batch * n_inputs);
+    const int64_t n_pairs = u.n_inputs + u.n_actions;
+    s.pairs = s.pool.take(u.batch * n_pairs);
     for (int64_t b = 0; b < u.batch; b++) {
-      float* row = std::copy_n(s.features + b * n_features, n_features, s.pairs + b * n_inputs);
+      float* row = std::copy_n(s.features + b * u.n_inputs, u.n_inputs, s.pairs + b * n_pairs);
       std::fill_n(row, u.n_actions, 0.0f);
       for (int64_t c = 0; c < u.n_choices; c++) row[c * u.n_options + u.choices[b * u.n_choices + c]] = 1.0f;
     }
@@ -101,7 +101,7 @@ struct Categorical {
     float *log_prob = s.pool.take(n_next * n_actions), *prob = s.pool.take(n_next * n_actions);
     float* table = s.pool.take(u.value.n_members * apart);
     s.next_efe = s.pool.take(n_next * (n_heads + 1));
-    posterior(s, nets(u.policy, n_next, s.next_features, nullptr), log_prob, prob);
+    posterior(s, nets(u.policy, n_next, s.next_acting, nullptr), log_prob, prob);
     forward(nets(u.value_target, n_next, s.next_features, nullptr), u.layer_norm_eps, table);
     complete(s, table, n_next, u.known_next);
     std::fill_n(s.next_efe, n_next * (n_heads + 1), 0.0f);

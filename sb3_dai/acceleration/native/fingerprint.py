@@ -23,7 +23,7 @@ POSTERIOR, PREDICTION = "__init__ entropy expected_efe divergence", "__init__ nl
 
 IN_MODULES = {
     "sb3_dai.learning.step": "all_losses polyak",
-    "sb3_dai.learning.losses": "world_model_losses efe_targets expected_efe value_loss policy_losses",
+    "sb3_dai.learning.losses": "beliefs world_model_losses efe_targets expected_efe value_loss policy_losses",
     "sb3_dai.equations.targets": "pessimistic aggregate_terms aggregate_efe bootstrapped_efe continuing_efe",
     "sb3_dai.equations.divergence": (
         "LOG_2_PI policy_expectation policy_entropy policy_divergence tanh_gaussian_log_prob sampled_divergence"
@@ -56,8 +56,12 @@ IN_CLASSES = {
 IN_OBJECTS = {
     "sb3_dai.learning.step.EagerStep": "__call__ losses gradients parameters gradients_of summary optimize follow",
     "sb3_dai.policy.DAIPolicy": (
-        "belief scaled observe encode novelty_of posterior efe _known_efe extract_features precision dual_parameters "
-        "net_parameters target_pairs average_pairs"
+        "belief scaled observe seen_by_world_model encode novelty_of posterior efe _known_efe extract_features precision "
+        "dual_parameters net_parameters target_pairs average_pairs"
+    ),
+    "sb3_dai.policy_recurrent.RecurrentPolicy": (
+        "seen_by_world_model _split encode novelty_of posterior efe _known_efe precision dual_parameters net_parameters "
+        "target_pairs average_pairs"
     ),
     "sb3_dai.actions.categorical.CategoricalActions": "encode _logits posterior efe",
     "sb3_dai.actions.gaussian.GaussianActions": "encode _gaussian posterior efe",

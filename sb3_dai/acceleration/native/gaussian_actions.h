@@ -17,13 +17,13 @@ struct Gaussian {
 
   static bool exist(const Update&) { return true; }
 
-  // Features beside actions, (n_rows, n_features + n_actions)
+  // Features beside actions, (n_rows, n_inputs + n_actions)
   static float* beside(const Step& s, const float* features, const float* actions, int64_t n_rows) {
-    const int64_t n_features = s.u.n_features, n_actions = s.u.n_actions, n_inputs = n_features + n_actions;
-    float* out = s.pool.take(n_rows * n_inputs);
+    const int64_t n_inputs = s.u.n_inputs, n_actions = s.u.n_actions, n_pairs = n_inputs + n_actions;
+    float* out = s.pool.take(n_rows * n_pairs);
     for (int64_t b = 0; b < n_rows; b++) {
-      std::copy_n(features + b * n_features, n_features, out + b * n_inputs);
-      std::copy_n(actions + b * n_actions, n_actions, out + b * n_inputs + n_features);
+      std::copy_n(features + b * n_inputs, n_inputs, out + b * n_pairs);
+      std::copy_n(actions + b * n_actions, n_actions, out + b * n_pairs + n_inputs);
     }
     return out;
   }
@@ -71,7 +71,7 @@ struct Gaussian {
     const int64_t n_next = s.n_next, n_heads = u.n_heads;
     float *outputs = s.pool.take(2 * n_next * u.n_actions), *parts = s.pool.take(n_next * u.value.n_members * n_heads);
     s.next_efe = s.pool.take(n_next * (n_heads + 1));
-    forward(nets(u.policy, n_next, s.next_features, nullptr), u.layer_norm_eps, outputs);
+    forward(nets(u.policy, n_next, s.next_acting, nullptr), u.layer_norm_eps, outputs);
     const Sample sample = draw(s, outputs, u.next_noise, n_next);
     const float* inputs = beside(s, s.next_features, sample.actions, n_next);
     forward(nets(u.value_target, n_next, inputs, nullptr), u.layer_norm_eps, parts);
@@ -86,10 +86,10 @@ struct Gaussian {
   // sampled_divergence from the posterior under G, and its gradient along the sample
   static void divergence(Step& s) {
     const Update& u = s.u;
-    const int64_t batch = u.batch, n_actions = u.n_actions, n_inputs = u.n_features + n_actions, n_heads = u.n_heads;
+    const int64_t batch = u.batch, n_actions = u.n_actions, n_pairs = u.n_inputs + n_actions, n_heads = u.n_heads;
     const int64_t n_efe = batch * u.value.n_members * n_heads;
     float *outputs = s.pool.take(2 * batch * n_actions), *parts = s.pool.take(n_efe), *of_parts = s.pool.take(n_efe);
-    float* of_inputs = s.pool.take(batch * n_inputs);
+    float* of_inputs = s.pool.take(batch * n_pairs);
     s.of_policy = s.pool.take(2 * batch * n_actions);
     s.policy = nets(u.policy, batch, s.features, s.pool.take(kept_size(u.policy, batch)));
     forward(s.policy, u.layer_norm_eps, outputs);
@@ -109,7 +109,7 @@ struct Gaussian {
     for (int64_t b = 0; b < batch; b++)
       for (int64_t a = 0; a < n_actions; a++) {
         const int64_t i = b * n_actions + a;
-        const float action = sample.actions[i], of_action = of_inputs[b * n_inputs + u.n_features + a];
+        const float action = sample.actions[i], of_action = of_inputs[b * n_pairs + u.n_inputs + a];
         const float of_mean = of_action * (1.0f - action * action) + 2.0f * action * of_log_prob;
         float* of_outputs = s.of_policy + 2 * b * n_actions + a;
         of_outputs[0] = of_mean;

@@ -30,7 +30,9 @@ struct Step {
   // Raw and scaled features, what is to be predicted of them, and what the transition net reads: features with coded actions,
   // or the numbers of pairs of a state and an action
   const float *raw, *raw_target, *next_raw, *last_raw;
-  float *features, *next_features, *outcome, *pairs;
+  // What the nets read: scaled features, and beliefs if there are any
+  const float *features, *next_features, *next_acting, *outcome;
+  float* pairs;
   const int64_t* pair_numbers;
   // The world model's outputs' gradient, and what they say of each row
   Nets transition;
@@ -84,18 +86,28 @@ void extract(Step& s) {
 void observe(Step& s) {
   const Update& u = s.u;
   const int64_t batch = u.batch, n_features = u.n_features;
+  if (u.inputs) {
+    s.n_next = batch;
+    s.features = u.inputs;
+    s.next_features = u.next_inputs;
+    s.next_acting = u.next_acting;
+    s.outcome = u.outcome;
+    return;
+  }
   extract(s);
   s.n_next = s.last_raw ? 2 * batch : batch;
-  s.features = s.pool.take(batch * n_features);
-  s.next_features = s.pool.take(s.n_next * n_features);
+  float *features = s.pool.take(batch * n_features), *next_features = s.pool.take(s.n_next * n_features);
+  s.features = features;
+  s.next_features = s.next_acting = next_features;
   update(u.features_norm, s.raw_target ? s.raw_target : s.next_raw, batch, n_features);
   if (u.world_model == GAUSSIAN && s.raw_target) {
-    s.outcome = s.pool.take(batch * n_features);
+    float* change = s.pool.take(batch * n_features);
+    s.outcome = change;
     for (int64_t b = 0; b < batch; b++)
       for (int64_t i = b * n_features; i < (b + 1) * n_features; i++)
-        s.outcome[i] = (s.next_raw[i] - s.raw_target[i]) * successor(u, b);
-    update(u.change_norm, s.outcome, batch, n_features);
-    normalized(u.change_norm, false, s.outcome, batch, n_features, s.outcome);
+        change[i] = (s.next_raw[i] - s.raw_target[i]) * successor(u, b);
+    update(u.change_norm, change, batch, n_features);
+    normalized(u.change_norm, false, change, batch, n_features, change);
   }
   const auto scaled = [&](const float* rows, float* out) {
     if (u.normalizes)
@@ -103,21 +115,25 @@ void observe(Step& s) {
     else
       std::copy_n(rows, batch * n_features, out);
   };
-  scaled(s.raw, s.features);
-  scaled(s.next_raw, s.next_features);
-  if (s.last_raw) scaled(s.last_raw, s.next_features + batch * n_features);
+  scaled(s.raw, features);
+  scaled(s.next_raw, next_features);
+  if (s.last_raw) scaled(s.last_raw, next_features + batch * n_features);
 }
 
-// The gradient of the features as extracted: what the value nets and the policy net read. The world model does not shape them
-// of_inputs: of what the value nets read, n_inputs numbers a row; of_policy_inputs: (batch, n_features), or null
-void shape_features(const Step& s, const float* of_inputs, int64_t n_inputs, const float* of_policy_inputs) {
+// The gradient of the features as extracted, by what the value nets and the policy net read, and of beliefs, by what the value
+// nets and the world model read
+// of_value, of_pairs: of what these nets read, n_value and n_pairs numbers a row; of_policy: (batch, n_inputs). Null where a
+// net does not learn
+void shape_features(const Step& s, const float* of_value, int64_t n_value, const float* of_policy, const float* of_pairs,
+                    int64_t n_pairs) {
   const Update& u = s.u;
   for (int64_t b = 0; b < u.batch; b++)
-    for (int64_t i = 0; i < u.n_features; i++) {
-      const int64_t at = b * u.n_features + i;
-      u.of_raw[at] = of_inputs[b * n_inputs + i] + (of_policy_inputs ? of_policy_inputs[at] : 0.0f);
+    for (int64_t i = 0; i < u.n_inputs; i++) {
+      const int64_t at = b * u.n_inputs + i;
+      const float of_other = i < u.n_features ? (of_policy ? of_policy[at] : 0.0f) : (of_pairs ? of_pairs[b * n_pairs + i] : 0.0f);
+      u.of_raw[at] = of_value[b * n_value + i] + of_other;
     }
-  if (u.normalizes) denormalized(u.features_norm, s.raw, u.batch, u.n_features, u.of_raw);
+  if (!u.inputs && u.normalizes) denormalized(u.features_norm, s.raw, u.batch, u.n_features, u.of_raw);
 }
 
 }  // namespace

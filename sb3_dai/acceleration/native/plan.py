@@ -48,11 +48,13 @@ class Plan:
         self.alive: list[Any] = []
         """Arrays that the structures point at."""
         self.gradients: dict[nn.Parameter, th.Tensor] = {}
-        self.extractor = [*policy.features_extractor.parameters()]
+        self.extractor = [*policy.features_extractor.parameters(), *policy.filter_parameters()]
+        """Of what torch evaluates: the features extractor, and a belief filter with the nets that only it learns by"""
         self.learned_extractor = [parameter for parameter in self.extractor if parameter.requires_grad]
         pairs = zip(*policy.average_pairs(), strict=True), zip(*policy.target_pairs(), strict=True)
         self.average_of, self.target_of = ({p: q for nets in kind for p, q in parameters_of(*nets)} for kind in pairs)
         self.rate_of = {p: i for i, group in enumerate(policy.optimizer.param_groups) for p in group["params"]}
+        self.buffers = [*zip(*map(buffers_of, policy.average_pairs()), strict=True)], [*zip(*map(buffers_of, policy.target_pairs()), strict=True)]
         self.heads = (Head * len(policy.terms))()
         self.settings: list[Any] = []
         self.optimize = self._optimize()
@@ -129,6 +131,7 @@ class Plan:
             log_precision=policy.log_precision.data_ptr(),
             of_log_precision=self.of_log_precision,
             n_features=policy.features_norm.mean.numel(),
+            n_inputs=policy.features_norm.mean.numel() + policy.memory_dim,
             n_actions=actions.code_dim,
             world_model=kind_of(world_model),
         )
@@ -212,19 +215,24 @@ class Plan:
                 head.running_mean = mean(term.elsewhere)
             if source == Source.NOVELTY:
                 update.gain_mean, update.gain_peak = mean(term.scale.running), term.scale.peak.data_ptr()
-        self.logged: dict[tuple[bool, bool, bool], tuple[tuple[str, ...], int]] = {}
+        self.logged: dict[Any, tuple[tuple[str, ...], int]] = {}
 
-    def names_of(self, c: Coefficients) -> tuple[tuple[str, ...], int]:
+    def names_of(
+        self, c: Coefficients, filter_losses: Iterable[str] = (), filter_samples: Iterable[str] = ()
+    ) -> tuple[tuple[str, ...], int]:
         """
         :param c: of a gradient step
+        :param filter_losses: names of what a belief filter learns by
+        :param filter_samples: names of what is logged of it
         :return: names of what is logged of it, in the order of ``EagerStep.summary``, and where the places of C++'s terms
             among them are
         """
-        key = c.learns_world_model, c.learns_policy, c.learns_precision
+        key = c.learns_world_model, c.learns_policy, c.learns_precision, (*filter_losses,), (*filter_samples,)
         if key not in self.logged:
             terms = self.policy.terms.values()
             losses = {
                 "transition_loss": key[0],
+                **dict.fromkeys(key[3], True),
                 "value_loss": True,
                 "policy_loss": key[1],
                 "precision_loss": key[1] and key[2],
@@ -236,6 +244,7 @@ class Plan:
                 *("loss", *(name for name, is_known in losses.items() if is_known), "precision"),
                 *(weight for weight in weights if weight != "extrinsic_weight"),
                 *(("prediction_error", "information_gain") if key[0] else ()),
+                *key[4],
                 *learned,
                 *(("entropy",) if key[1] else ()),
                 *(("vfe",) if key[0] and key[1] else ()),
@@ -252,6 +261,14 @@ def parameters_of(net: nn.Module, follower: nn.Module) -> Iterable[tuple[nn.Para
     :return: pairs of their parameters
     """
     return zip(net.parameters(), follower.parameters(), strict=True)
+
+
+def buffers_of(nets: Iterable[nn.Module]) -> list[th.Tensor]:
+    """
+    :param nets: any
+    :return: what they keep and do not learn, such as the statistics of batch norm
+    """
+    return [buffer for net in nets for buffer in net.buffers()]
 
 
 def kind_of(world_model: Any) -> WorldModel | None:

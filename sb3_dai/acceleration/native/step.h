@@ -16,7 +16,7 @@ bool states_exist(const Update& u) {
     return !states || std::all_of(states, states + u.batch, [&](int64_t s) { return s >= 0 && s < n_states; });
   };
   if (u.world_model == CATEGORICAL && !exist(u.next_states, u.transition.sizes[u.transition.n_layers])) return false;
-  if (u.raw) return true;
+  if (u.raw || u.inputs) return true;
   return exist(u.states, u.n_features) && exist(u.next_states, u.n_features) && exist(u.last_states, u.n_features);
 }
 
@@ -62,13 +62,14 @@ Outcome gradients(const Update& u) {
   s.unit = u.precision_learns ? 1.0f / precision(u) : 1.0f;
   if (u.policy_learns) Actions::divergence(s);
   if (!sum_up(s)) return NOT_FINITE;
-  const int64_t n_inputs = u.value.sizes[0];
-  float* of_inputs = u.of_raw ? s.pool.take(u.batch * n_inputs) : nullptr;
-  float* of_policy_inputs = u.of_raw && u.policy_learns ? s.pool.take(u.batch * u.n_features) : nullptr;
-  if (u.transitions_learn && u.world_model != GIVEN) backward(s.transition, s.of_transition, u.transition.gradients, nullptr);
-  backward(s.value, s.of_efe, u.value.gradients, of_inputs);
-  if (u.policy_learns) backward(s.policy, s.of_policy, u.policy.gradients, of_policy_inputs);
-  if (u.of_raw) shape_features(s, of_inputs, n_inputs, of_policy_inputs);
+  const int64_t n_value = u.value.sizes[0], n_pairs = u.inputs ? u.transition.sizes[0] : 0;
+  float* of_value = u.of_raw ? s.pool.take(u.batch * n_value) : nullptr;
+  float* of_policy = u.of_raw && u.policy_learns ? s.pool.take(u.batch * u.n_inputs) : nullptr;
+  float* of_pairs = u.inputs && u.transitions_learn ? s.pool.take(u.batch * n_pairs) : nullptr;
+  if (u.transitions_learn && u.world_model != GIVEN) backward(s.transition, s.of_transition, u.transition.gradients, of_pairs);
+  backward(s.value, s.of_efe, u.value.gradients, of_value);
+  if (u.policy_learns) backward(s.policy, s.of_policy, u.policy.gradients, of_policy);
+  if (u.of_raw) shape_features(s, of_value, n_value, of_policy, of_pairs, n_pairs);
   return DONE;
 }
 

@@ -15,7 +15,7 @@ from sb3_dai.checks import check_losses
 from sb3_dai.efe import PreferenceTerm, Transition
 from sb3_dai.learning.batch import Batch
 from sb3_dai.learning.coefficients import Coefficients
-from sb3_dai.learning.losses import world_model_losses
+from sb3_dai.learning.losses import Named, beliefs, world_model_losses
 from sb3_dai.learning.step import EagerStep, Metrics
 from sb3_dai.world_model.base import Belief
 
@@ -69,7 +69,7 @@ class NativeStep:
         :param learns_precision: whether the precision is automatic
         """
         policy = self.eager.policy
-        learned = [*agent.net_parameters(policy), *policy.features_extractor.parameters()]
+        learned = [*agent.net_parameters(policy), *agent.evaluated_by_torch(policy)]
         for parameter in [*learned, policy.log_precision] if learns_precision else learned:
             self._prepare(parameter)
         self.plan = Plan(policy)
@@ -110,16 +110,18 @@ class NativeStep:
                 alive.append(tensor := tensor.to(dtype).contiguous())
             return tensor.data_ptr()
 
-        raw = self._observe(batch, c, place, alive)
+        observed = self._infer if batch.windows is not None else self._observe
+        raw = observed(batch, c, place, alive)
         self._act(batch, place, alive)
         self._predict(batch, c, raw, place, alive)
+        losses, samples = self._filter_losses(batch, c)
         self._weigh(batch, c, place, alive)
         if policy.action_model.reads_actions and c.learns_policy:
             alive.append(noise := th.randn(update.batch, update.n_actions))
             update.noise = noise.data_ptr()
         of_raw = th.empty_like(raw) if raw is not None and raw.requires_grad else None
         update.of_raw = place(of_raw)
-        names, update.places = plan.names_of(c)
+        names, update.places = plan.names_of(c, losses, samples)
         update.terms = (values := th.empty(len(names))).data_ptr()
         lib = library()
         assert lib is not None
@@ -130,11 +132,17 @@ class NativeStep:
                 what = f"observations that are not of {policy.observation_space}"
             raise ValueError(f"The replay buffer has {what}: load another, or mend its wrapper")
         metrics = Metrics(names, values)
-        if outcome == Outcome.NOT_FINITE:
+        for name, loss in losses.items():
+            values[names.index(name)] = loss.detach()
+            values[0] += loss.detach()
+        for name, sample in samples.items():
+            values[names.index(name)] = sample.mean()
+        if outcome == Outcome.NOT_FINITE or losses:
             check_losses(*metrics)
+        if outcome == Outcome.NOT_FINITE:
             return metrics
         if raw is not None and of_raw is not None:
-            self._shape_extractor(raw, of_raw, alive)
+            self._shape_extractor(raw, of_raw, [*losses.values()])
         self._optimize(c, lib)
         return metrics
 
@@ -212,6 +220,46 @@ class NativeStep:
         update.raw, update.next_raw, update.raw_target = place(raw.detach()), place(next_raw), place(raw_target)
         update.last_raw = place(last_raw)
         return raw
+
+    def _infer(self, batch: Batch, c: Coefficients, place: Any, alive: list[Any]) -> th.Tensor:
+        """
+        Let the belief filter go through sequences, as the eager step does.
+
+        :param batch: transitions, and the sequences that they lie in
+        :param c: numbers of the step
+        :param place: where a tensor lies
+        :param alive: what has to live until the step is done
+        :return: what the nets read of s
+        """
+        assert self.plan is not None
+        update, one_step = self.plan.update, batch.one_step
+        belief, next_belief, outcome, filtered = beliefs(self.eager.policy, batch, c.learns_world_model)
+        assert filtered is not None
+        self.inferred = belief, filtered
+        update.batch, update.has_successor = len(one_step.actions), place(batch.has_successor)
+        update.ends = update.last_ends = place(one_step.dones)
+        update.discounts = place(batch.n_step.discounts)
+        update.outcome = update.next_states = None
+        if c.learns_world_model and update.world_model == WorldModel.CATEGORICAL:
+            update.next_states = place(outcome, th.int64)
+        elif c.learns_world_model:
+            update.outcome = place(outcome)
+        parts = [belief.features.detach(), next_belief.features, filtered.features.detach()]
+        alive += [*parts, belief.features, outcome]
+        update.inputs, update.next_inputs, update.next_acting = map(place, parts)
+        return belief.features
+
+    def _filter_losses(self, batch: Batch, c: Coefficients) -> tuple[Named, Named]:
+        """
+        :param batch: transitions, and the sequences that they lie in, if there are any
+        :param c: numbers of the step
+        :return: what a belief filter learns by beside the nets that read it, and what is logged of each sample
+        """
+        if batch.windows is None or not c.learns_world_model:
+            return {}, {}
+        policy, (belief, filtered) = self.eager.policy, self.inferred
+        actions = policy.encode(batch.one_step.actions)
+        return policy.filter_losses(batch, policy.seen_by_world_model(belief), filtered, actions)
 
     def _act(self, batch: Batch, place: Any, alive: list[Any]) -> None:
         """
@@ -319,15 +367,16 @@ class NativeStep:
             *(batch.log_preference, batch.has_successor, None, None),
         )
 
-    def _shape_extractor(self, raw: th.Tensor, of_raw: th.Tensor, alive: list[Any]) -> None:
+    def _shape_extractor(self, raw: th.Tensor, of_raw: th.Tensor, losses: list[th.Tensor]) -> None:
         """
-        :param raw: features as extracted
+        :param raw: features as extracted, or beliefs
         :param of_raw: their gradient
-        :param alive: what has to live until the step is done
+        :param losses: of a belief filter
         """
         plan = self.plan
         assert plan is not None
-        found = th.autograd.grad(raw, plan.learned_extractor, of_raw, allow_unused=True)
+        gradients = [of_raw, *map(th.ones_like, losses)]
+        found = th.autograd.grad([raw, *losses], plan.learned_extractor, gradients, allow_unused=True)
         for i, (parameter, gradient) in enumerate(zip(plan.learned_extractor, found, strict=True), plan.first_of_extractor):
             row = plan.tensors[i]
             row.group = Group.FROZEN if gradient is None else Group.VALUES
@@ -347,10 +396,7 @@ class NativeStep:
         optimize.max_norm = float("inf") if c.max_grad_norm is None else c.max_grad_norm
         optimize.tau, optimize.averaging_rate = c.tau or 0.0, c.averaging_rate
         lib.optimize(ctypes.byref(optimize))
-        if policy.extracts_nothing:
-            return
-        followers = [policy.features_extractor_average, *([] if c.tau is None else [policy.features_extractor_target])]
+        averaged, followed = plan.buffers
         with th.no_grad():
-            for follower in followers:  # Such as the statistics of batch norm
-                for buffer, copied in zip(policy.features_extractor.buffers(), follower.buffers(), strict=True):
-                    copied.copy_(buffer)
+            for buffer, copied in averaged if c.tau is None else (*averaged, *followed):
+                copied.copy_(buffer)

@@ -68,6 +68,7 @@ struct Update {
   float *log_precision, *of_log_precision;
   const int64_t* options;  // How many each choice has, or null where actions are continuous
   int64_t n_heads, batch, n_features;
+  int64_t n_inputs;              // Numbers that the nets read of a state: its features, and a belief about what is hidden
   int64_t n_actions;             // Numbers of a coded action
   int64_t n_choices, n_options;  // Of a choice that has the most. None where actions are continuous
   int64_t world_model, novelty;
@@ -80,7 +81,10 @@ struct Update {
   // s alone are missing, nothing is to be predicted
   const float *raw, *raw_target, *next_raw, *last_raw;
   const int64_t *states, *next_states, *last_states;
-  float* of_raw;              // To be: the gradient of the loss, (batch, n_features), or null
+  // Or what a belief filter has made of sequences: what the nets read, (batch, n_inputs), at the next state by the targets, and
+  // there by the filter that learns, as the policy net reads it; and what is to be predicted, (batch, n_features). Else null
+  const float *inputs, *next_inputs, *next_acting, *outcome;
+  float* of_raw;              // To be: the gradient of the loss, of raw features or of inputs, or null
   const int64_t* choices;     // (batch, n_choices)
   const float* actions;       // Or (batch, n_actions), with what those of the policy are drawn with:
   const float *next_noise, *noise;

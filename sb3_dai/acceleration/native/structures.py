@@ -112,11 +112,12 @@ class Update(ctypes.Structure):
         Norm features_norm change_norm
         Mean gain_mean
         PLACE gain_peak heads log_precision of_log_precision options
-        INT n_heads batch n_features n_actions n_choices n_options world_model novelty
+        INT n_heads batch n_features n_inputs n_actions n_choices n_options world_model novelty
         INT normalizes precision_learns transitions_learn policy_learns
         FLOAT bootstrap_entropy pessimism target_entropy prior_scale
         FLOAT layer_norm_eps resolution min_log_var max_log_var min_log_std max_log_std never transition_loss
-        PLACE raw raw_target next_raw last_raw states next_states last_states of_raw
+        PLACE raw raw_target next_raw last_raw states next_states last_states
+        PLACE inputs next_inputs next_acting outcome of_raw
         PLACE choices actions next_noise noise
         PLACE has_successor ends last_ends discounts bootstrap_weights log_prior error gain known known_next
         PLACE terms places
