@@ -5,7 +5,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_dai.acceleration.native.plan import kind_of, source_of
+from sb3_dai.acceleration.native.plan import evaluated_by_torch, has_filter, kind_of, source_of
 from sb3_dai.acceleration.native.watch import is_heard, modules_of
 from sb3_dai.actions import CategoricalActions, GaussianActions
 from sb3_dai.efe import EpistemicTerm, PredictionErrorTerm, PreferenceTerm
@@ -28,7 +28,8 @@ def nets_of(policy: Any) -> list[EnsembleMLP]:
     :return: those that the C++ step evaluates or moves
     """
     nets = [getattr(policy, name) for name in NETS]
-    return nets + [net for net in (policy.world_model.net, policy.world_model.prior) if net is not None]
+    reward_net = policy.reward_net if has_filter(policy) else None
+    return nets + [net for net in (policy.world_model.net, policy.world_model.prior, reward_net) if net is not None]
 
 
 def objects_of(eager: Any) -> list[tuple[str, Any]]:
@@ -43,6 +44,8 @@ def objects_of(eager: Any) -> list[tuple[str, Any]]:
         kinds.append((CategoricalWorldModel, policy.world_model))
     kinds += [(kind, term) for term in policy.terms.values() for kind in (PreferenceTerm, EpistemicTerm, PredictionErrorTerm)]
     objects = [(f"{kind.__module__}.{kind.__qualname__}", each) for kind, each in kinds if isinstance(each, kind)]
+    if has_filter(policy):
+        objects.append(("sb3_dai.world_model.recurrent.LstmFilter", policy.belief_filter))
     of_policy = "sb3_dai.policy_recurrent.RecurrentPolicy" if policy.memory_dim > 0 else "sb3_dai.policy.DAIPolicy"
     terms = [("sb3_dai.efe.base.Term", term) for term in policy.terms.values()]
     return [("sb3_dai.learning.step.EagerStep", eager), (of_policy, policy), *objects, *terms]
@@ -103,15 +106,9 @@ def net_parameters(policy: Any) -> list[nn.Parameter]:
     :return: parameters of those that the C++ step trains
     """
     nets = [policy.value_net, policy.policy_net, *([policy.world_model.net] if policy.world_model.net is not None else [])]
+    if has_filter(policy):
+        nets += [policy.belief_filter, policy.reward_net]
     return [parameter for net in nets for parameter in net.parameters()]
-
-
-def evaluated_by_torch(policy: Any) -> list[nn.Parameter]:
-    """
-    :param policy: the nets of an agent
-    :return: parameters of the features extractor, and of a belief filter and the nets that only it learns by
-    """
-    return [*policy.features_extractor.parameters(), *policy.filter_parameters()]
 
 
 def is_usual(net: EnsembleMLP) -> bool:

@@ -37,7 +37,7 @@ struct Step {
   // The world model's outputs' gradient, and what they say of each row
   Nets transition;
   float *of_transition, *error, *gain;
-  double transition_loss, mean_gain;
+  double transition_loss, reward_loss, mean_gain;
   float known_unit;  // of novelty that is known of all actions
   // Terms of G and the entropy of the policy at next states, (n_next, n_heads + 1), and what the value net learns
   float *next_efe, *targets;
@@ -120,20 +120,19 @@ void observe(Step& s) {
   if (s.last_raw) scaled(s.last_raw, next_features + batch * n_features);
 }
 
-// The gradient of the features as extracted, by what the value nets and the policy net read, and of beliefs, by what the value
+// The gradient of scaled features, by what the value nets and the policy net read, and of beliefs, by what the value
 // nets and the world model read
-// of_value, of_pairs: of what these nets read, n_value and n_pairs numbers a row; of_policy: (batch, n_inputs). Null where a
-// net does not learn
-void shape_features(const Step& s, const float* of_value, int64_t n_value, const float* of_policy, const float* of_pairs,
-                    int64_t n_pairs) {
+// of_value, of_pairs: of what these nets read, n_value and n_pairs numbers a row; of_policy, out: (batch, n_inputs). Null where
+// a net does not learn
+void shape_inputs(const Step& s, const float* of_value, int64_t n_value, const float* of_policy, const float* of_pairs,
+                  int64_t n_pairs, float* out) {
   const Update& u = s.u;
   for (int64_t b = 0; b < u.batch; b++)
     for (int64_t i = 0; i < u.n_inputs; i++) {
       const int64_t at = b * u.n_inputs + i;
       const float of_other = i < u.n_features ? (of_policy ? of_policy[at] : 0.0f) : (of_pairs ? of_pairs[b * n_pairs + i] : 0.0f);
-      u.of_raw[at] = of_value[b * n_value + i] + of_other;
+      out[at] = of_value[b * n_value + i] + of_other;
     }
-  if (!u.inputs && u.normalizes) denormalized(u.features_norm, s.raw, u.batch, u.n_features, u.of_raw);
 }
 
 }  // namespace

@@ -10,8 +10,10 @@ from torch import nn
 
 from sb3_dai.acceleration.native.structures import (
     TERMS,
+    Filter,
     Group,
     Head,
+    Lstm,
     Mean,
     Net,
     Norm,
@@ -31,6 +33,7 @@ from sb3_dai.nets.ensembles import BatchedLayerNorm, BatchedTable, EnsembleMLP
 from sb3_dai.nets.statistics import RunningMean, RunningNorm
 from sb3_dai.world_model import CategoricalWorldModel, DirichletWorldModel, GaussianWorldModel
 from sb3_dai.world_model import gaussian as gaussian_world_model
+from sb3_dai.world_model.recurrent import LstmFilter
 
 CLIP_EPS = 1e-6
 """Added to the norm by ``torch.nn.utils.clip_grad_norm_``, which has no name for it."""
@@ -48,8 +51,8 @@ class Plan:
         self.alive: list[Any] = []
         """Arrays that the structures point at."""
         self.gradients: dict[nn.Parameter, th.Tensor] = {}
-        self.extractor = [*policy.features_extractor.parameters(), *policy.filter_parameters()]
-        """Of what torch evaluates: the features extractor, and a belief filter with the nets that only it learns by"""
+        self.has_filter = has_filter(policy)
+        self.extractor = evaluated_by_torch(policy)
         self.learned_extractor = [parameter for parameter in self.extractor if parameter.requires_grad]
         pairs = zip(*policy.average_pairs(), strict=True), zip(*policy.target_pairs(), strict=True)
         self.average_of, self.target_of = ({p: q for nets in kind for p, q in parameters_of(*nets)} for kind in pairs)
@@ -79,6 +82,8 @@ class Plan:
         """
         policy = self.policy
         nets = (Group.VALUES, policy.value_net), (Group.POLICY, policy.policy_net), (Group.TRANSITION, policy.world_model.net)
+        if self.has_filter:
+            nets += (Group.VALUES, policy.belief_filter), (Group.TRANSITION, policy.reward_net)
         learned = [(p, group) for group, net in nets if net is not None for p in net.parameters()]
         for parameter, _ in learned:
             self.gradients[parameter] = th.zeros_like(parameter)
@@ -139,10 +144,22 @@ class Plan:
             update.transition = self._net(world_model.net)
         if world_model.prior is not None:
             update.transition_prior = self._net(world_model.prior)
+        if self.has_filter:
+            update.filter = self._filter()
         if isinstance(actions, CategoricalActions):
             update.n_choices, update.n_options = actions.shape
             update.options = self._array(ctypes.c_int64, actions.possible.sum(dim=1).tolist())
         return update
+
+    def _filter(self) -> Filter:
+        """
+        :return: the belief filter and its reward net, as C++ reads them
+        """
+        policy = self.policy
+        online, target = (each.lstm.all_weights[0] for each in (policy.belief_filter, policy.belief_filter_target))
+        gradients = [self.gradients[weight] for weight in online]
+        weights = (Lstm(*(tensor.data_ptr() for tensor in part)) for part in (online, target, gradients))
+        return Filter(*weights, self._net(policy.reward_net), hidden_size=policy.memory_dim)
 
     def _net(self, net: EnsembleMLP) -> Net:
         """
@@ -179,6 +196,8 @@ class Plan:
         for i, group in enumerate(policy.optimizer.param_groups):
             self.rates[i] = group["lr"]
         statistics_of = [policy.features_norm, getattr(policy.world_model, "change_norm", policy.features_norm)]
+        if self.has_filter:
+            statistics_of.append(policy.reward_norm)
         settings = [
             *(policy.normalize_features, policy.novelty, policy.world_model.prior_scale, *policy.averages),
             *(ensembles.LAYER_NORM_EPS, information_gain.RESOLUTION, statistics.EPS, statistics.LARGEST),
@@ -198,6 +217,8 @@ class Plan:
         update.features_norm = norm(policy.features_norm)
         if isinstance(world_model, GaussianWorldModel):
             update.change_norm = norm(world_model.change_norm)
+        if self.has_filter:
+            update.filter.reward_norm = norm(policy.reward_norm)
         update.normalizes = policy.normalize_features
         update.novelty = Novelty.INFORMATION_GAIN if policy.novelty == "information_gain" else Novelty.VARIANCE
         update.prior_scale = world_model.prior_scale
@@ -232,7 +253,7 @@ class Plan:
             terms = self.policy.terms.values()
             losses = {
                 "transition_loss": key[0],
-                **dict.fromkeys(key[3], True),
+                **({"reward_loss": key[0]} if self.has_filter else dict.fromkeys(key[3], True)),
                 "value_loss": True,
                 "policy_loss": key[1],
                 "precision_loss": key[1] and key[2],
@@ -261,6 +282,23 @@ def parameters_of(net: nn.Module, follower: nn.Module) -> Iterable[tuple[nn.Para
     :return: pairs of their parameters
     """
     return zip(net.parameters(), follower.parameters(), strict=True)
+
+
+def has_filter(policy: Any) -> bool:
+    """
+    :param policy: the nets of an agent
+    :return: whether C++ evaluates its belief filter, which is an LSTM and nothing else
+    """
+    lstm = policy.belief_filter.lstm if policy.memory_dim > 0 and type(policy.belief_filter) is LstmFilter else None
+    return type(lstm) is nn.LSTM and (lstm.num_layers, lstm.bias, lstm.bidirectional, lstm.proj_size) == (1, True, False, 0)
+
+
+def evaluated_by_torch(policy: Any) -> list[nn.Parameter]:
+    """
+    :param policy: the nets of an agent
+    :return: parameters of the features extractor, and of another belief filter with the nets that only it learns by
+    """
+    return [*policy.features_extractor.parameters(), *([] if has_filter(policy) else policy.filter_parameters())]
 
 
 def buffers_of(nets: Iterable[nn.Module]) -> list[th.Tensor]:

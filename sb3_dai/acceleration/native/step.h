@@ -4,6 +4,7 @@
 #define SB3_DAI_STEP_H
 
 #include "critics.h"
+#include "filter.h"
 #include "world_model.h"
 
 namespace {
@@ -16,7 +17,7 @@ bool states_exist(const Update& u) {
     return !states || std::all_of(states, states + u.batch, [&](int64_t s) { return s >= 0 && s < n_states; });
   };
   if (u.world_model == CATEGORICAL && !exist(u.next_states, u.transition.sizes[u.transition.n_layers])) return false;
-  if (u.raw || u.inputs) return true;
+  if (u.raw || u.inputs || u.filter.n_windows) return true;
   return exist(u.states, u.n_features) && exist(u.next_states, u.n_features) && exist(u.last_states, u.n_features);
 }
 
@@ -25,7 +26,7 @@ bool sum_up(const Step& s) {
   const Update& u = s.u;
   const float divergence = s.divergences / u.batch, entropy = s.entropies / u.batch;
   float loss = s.value_loss;
-  if (u.transitions_learn) loss += s.transition_loss;
+  if (u.transitions_learn) loss += s.transition_loss + s.reward_loss;
   if (u.policy_learns) {
     loss += divergence * s.unit;
     log(u, POLICY_LOSS, divergence * s.unit);
@@ -50,10 +51,16 @@ Outcome gradients(const Update& u) {
   static thread_local Pool pool;
   pool.start();
   Step s{u, pool};
-  observe(s);
+  static thread_local Sequences sequences;
+  const bool remembers = u.inputs || u.filter.n_windows;
+  if (u.filter.n_windows)
+    infer(s, sequences);
+  else
+    observe(s);
   Actions::encode(s);
   s.known_unit = peak(u);  // That of before this step
   if (u.transitions_learn) predict_outcome(s);
+  if (u.transitions_learn && u.filter.n_windows) predict_reward(s, sequences);
   Actions::next_efe(s);
   bootstrap(s);
   // Critics of continuous actions read what the world model does
@@ -62,14 +69,19 @@ Outcome gradients(const Update& u) {
   s.unit = u.precision_learns ? 1.0f / precision(u) : 1.0f;
   if (u.policy_learns) Actions::divergence(s);
   if (!sum_up(s)) return NOT_FINITE;
-  const int64_t n_value = u.value.sizes[0], n_pairs = u.inputs ? u.transition.sizes[0] : 0;
-  float* of_value = u.of_raw ? s.pool.take(u.batch * n_value) : nullptr;
-  float* of_policy = u.of_raw && u.policy_learns ? s.pool.take(u.batch * u.n_inputs) : nullptr;
-  float* of_pairs = u.inputs && u.transitions_learn ? s.pool.take(u.batch * n_pairs) : nullptr;
+  const int64_t n_value = u.value.sizes[0], n_pairs = remembers ? u.transition.sizes[0] : 0;
+  float* of_inputs = u.filter.n_windows ? s.pool.take(u.batch * u.n_inputs) : u.of_raw;
+  float* of_value = of_inputs ? s.pool.take(u.batch * n_value) : nullptr;
+  float* of_policy = of_inputs && u.policy_learns ? s.pool.take(u.batch * u.n_inputs) : nullptr;
+  float* of_pairs = remembers && u.transitions_learn ? s.pool.take(u.batch * n_pairs) : nullptr;
   if (u.transitions_learn && u.world_model != GIVEN) backward(s.transition, s.of_transition, u.transition.gradients, of_pairs);
   backward(s.value, s.of_efe, u.value.gradients, of_value);
   if (u.policy_learns) backward(s.policy, s.of_policy, u.policy.gradients, of_policy);
-  if (u.of_raw) shape_features(s, of_value, n_value, of_policy, of_pairs, n_pairs);
+  if (of_inputs) shape_inputs(s, of_value, n_value, of_policy, of_pairs, n_pairs, of_inputs);
+  if (u.filter.n_windows)
+    shape_filter(s, sequences, of_inputs);
+  else if (of_inputs && !u.inputs && u.normalizes)
+    denormalized(u.features_norm, s.raw, u.batch, u.n_features, of_inputs);
   return DONE;
 }
 

@@ -7,7 +7,8 @@ import torch as th
 
 from sb3_dai.acceleration.native import agent
 from sb3_dai.acceleration.native.library import library
-from sb3_dai.acceleration.native.plan import Plan
+from sb3_dai.acceleration.native.plan import Plan, evaluated_by_torch
+from sb3_dai.acceleration.native.sequences import Sequences
 from sb3_dai.acceleration.native.structures import Group, Outcome, Source, WorldModel
 from sb3_dai.acceleration.native.watch import Watch
 from sb3_dai.acceleration.threads import VERY_WIDE
@@ -15,7 +16,7 @@ from sb3_dai.checks import check_losses
 from sb3_dai.efe import PreferenceTerm, Transition
 from sb3_dai.learning.batch import Batch
 from sb3_dai.learning.coefficients import Coefficients
-from sb3_dai.learning.losses import Named, beliefs, world_model_losses
+from sb3_dai.learning.losses import world_model_losses
 from sb3_dai.learning.step import EagerStep, Metrics
 from sb3_dai.world_model.base import Belief
 
@@ -69,7 +70,7 @@ class NativeStep:
         :param learns_precision: whether the precision is automatic
         """
         policy = self.eager.policy
-        learned = [*agent.net_parameters(policy), *agent.evaluated_by_torch(policy)]
+        learned = [*agent.net_parameters(policy), *evaluated_by_torch(policy)]
         for parameter in [*learned, policy.log_precision] if learns_precision else learned:
             self._prepare(parameter)
         self.plan = Plan(policy)
@@ -110,11 +111,11 @@ class NativeStep:
                 alive.append(tensor := tensor.to(dtype).contiguous())
             return tensor.data_ptr()
 
-        observed = self._infer if batch.windows is not None else self._observe
-        raw = observed(batch, c, place, alive)
+        sequences = None if batch.windows is None else Sequences(plan, batch, c, place, alive)
+        raw = self._observe(batch, c, place, alive) if sequences is None else sequences.infer()
         self._act(batch, place, alive)
         self._predict(batch, c, raw, place, alive)
-        losses, samples = self._filter_losses(batch, c)
+        losses, samples = ({}, {}) if sequences is None else sequences.losses()
         self._weigh(batch, c, place, alive)
         if policy.action_model.reads_actions and c.learns_policy:
             alive.append(noise := th.randn(update.batch, update.n_actions))
@@ -220,46 +221,6 @@ class NativeStep:
         update.raw, update.next_raw, update.raw_target = place(raw.detach()), place(next_raw), place(raw_target)
         update.last_raw = place(last_raw)
         return raw
-
-    def _infer(self, batch: Batch, c: Coefficients, place: Any, alive: list[Any]) -> th.Tensor:
-        """
-        Let the belief filter go through sequences, as the eager step does.
-
-        :param batch: transitions, and the sequences that they lie in
-        :param c: numbers of the step
-        :param place: where a tensor lies
-        :param alive: what has to live until the step is done
-        :return: what the nets read of s
-        """
-        assert self.plan is not None
-        update, one_step = self.plan.update, batch.one_step
-        belief, next_belief, outcome, filtered = beliefs(self.eager.policy, batch, c.learns_world_model)
-        assert filtered is not None
-        self.inferred = belief, filtered
-        update.batch, update.has_successor = len(one_step.actions), place(batch.has_successor)
-        update.ends = update.last_ends = place(one_step.dones)
-        update.discounts = place(batch.n_step.discounts)
-        update.outcome = update.next_states = None
-        if c.learns_world_model and update.world_model == WorldModel.CATEGORICAL:
-            update.next_states = place(outcome, th.int64)
-        elif c.learns_world_model:
-            update.outcome = place(outcome)
-        parts = [belief.features.detach(), next_belief.features, filtered.features.detach()]
-        alive += [*parts, belief.features, outcome]
-        update.inputs, update.next_inputs, update.next_acting = map(place, parts)
-        return belief.features
-
-    def _filter_losses(self, batch: Batch, c: Coefficients) -> tuple[Named, Named]:
-        """
-        :param batch: transitions, and the sequences that they lie in, if there are any
-        :param c: numbers of the step
-        :return: what a belief filter learns by beside the nets that read it, and what is logged of each sample
-        """
-        if batch.windows is None or not c.learns_world_model:
-            return {}, {}
-        policy, (belief, filtered) = self.eager.policy, self.inferred
-        actions = policy.encode(batch.one_step.actions)
-        return policy.filter_losses(batch, policy.seen_by_world_model(belief), filtered, actions)
 
     def _act(self, batch: Batch, place: Any, alive: list[Any]) -> None:
         """

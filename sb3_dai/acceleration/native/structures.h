@@ -40,6 +40,24 @@ struct Head {
   Mean running_mean;  // Of the next value, where it continues
 };
 
+// Weights of an LSTM as torch keeps them, of (4 * hidden_size) gates
+struct Lstm {
+  float *of_inputs, *of_hidden, *bias, *other_bias;
+};
+
+// A belief filter and its sequences, one after the other in rows. None has no windows
+struct Filter {
+  Lstm online, target, gradients;
+  Net reward;
+  Norm reward_norm;
+  int64_t hidden_size, n_rows, n_windows;
+  const float *raw, *raw_target;  // Features as extracted, (n_rows, n_features), by the online extractor and by its target
+  const float* codes;             // Coded actions before each row, (n_rows, n_actions)
+  const float* memory;            // Hidden and cell state before each sequence, (n_windows, 2 * hidden_size), or null for zeros
+  const float* rewards;           // (batch,)
+  const int64_t *lengths, *rows;  // Rows of each sequence, (n_windows,), and the row of s of each transition, (batch,)
+};
+
 enum WorldModel : int64_t { GAUSSIAN, CATEGORICAL, GIVEN };
 
 enum Novelty : int64_t { INFORMATION_GAIN, VARIANCE };
@@ -48,6 +66,7 @@ enum Novelty : int64_t { INFORMATION_GAIN, VARIANCE };
 enum Term : int64_t {
   LOSS,
   TRANSITION_LOSS,
+  REWARD_LOSS,
   VALUE_LOSS,
   POLICY_LOSS,
   PRECISION_LOSS,
@@ -62,6 +81,7 @@ enum Term : int64_t {
 struct Update {
   Net transition, transition_prior, policy, value, value_target;
   Norm features_norm, change_norm;
+  Filter filter;
   Mean gain_mean;  // RunningPeak of the head whose source is novelty
   float* gain_peak;
   const Head* heads;
@@ -81,10 +101,11 @@ struct Update {
   // s alone are missing, nothing is to be predicted
   const float *raw, *raw_target, *next_raw, *last_raw;
   const int64_t *states, *next_states, *last_states;
-  // Or what a belief filter has made of sequences: what the nets read, (batch, n_inputs), at the next state by the targets, and
+  // Or what Python's belief filter has made of sequences: what the nets read, (batch, n_inputs), at the next state by the targets, and
   // there by the filter that learns, as the policy net reads it; and what is to be predicted, (batch, n_features). Else null
   const float *inputs, *next_inputs, *next_acting, *outcome;
-  float* of_raw;              // To be: the gradient of the loss, of raw features or of inputs, or null
+  // To be: the gradient of the loss, of raw features, of inputs or of the raw features of the filter's rows, or null
+  float* of_raw;
   const int64_t* choices;     // (batch, n_choices)
   const float* actions;       // Or (batch, n_actions), with what those of the policy are drawn with:
   const float *next_noise, *noise;

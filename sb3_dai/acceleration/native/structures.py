@@ -39,7 +39,7 @@ class Outcome(IntEnum):
 
 
 TERMS = (
-    *("loss", "transition_loss", "value_loss", "policy_loss", "precision_loss", "precision"),
+    *("loss", "transition_loss", "reward_loss", "value_loss", "policy_loss", "precision_loss", "precision"),
     *("prediction_error", "information_gain", "entropy", "vfe"),
 )
 """What is logged, before the values and the weights of the heads."""
@@ -103,6 +103,26 @@ class Head(ctypes.Structure):
     )
 
 
+class Lstm(ctypes.Structure):
+    """Weights of an LSTM."""
+
+    _fields_ = tuple(fields("PLACE of_inputs of_hidden bias other_bias"))
+
+
+class Filter(ctypes.Structure):
+    """A belief filter, and its sequences."""
+
+    _fields_ = tuple(
+        fields("""
+        Lstm online target gradients
+        Net reward
+        Norm reward_norm
+        INT hidden_size n_rows n_windows
+        PLACE raw raw_target codes memory rewards lengths rows
+    """)
+    )
+
+
 class Update(ctypes.Structure):
     """All that losses and gradients depend on."""
 
@@ -110,6 +130,7 @@ class Update(ctypes.Structure):
         fields("""
         Net transition transition_prior policy value value_target
         Norm features_norm change_norm
+        Filter filter
         Mean gain_mean
         PLACE gain_peak heads log_precision of_log_precision options
         INT n_heads batch n_features n_inputs n_actions n_choices n_options world_model novelty
@@ -151,5 +172,5 @@ class Optimize(ctypes.Structure):
     )
 
 
-ALL = Net, Norm, Mean, Head, Update, Tensor, Optimize
+ALL = Net, Norm, Mean, Head, Lstm, Filter, Update, Tensor, Optimize
 """In the order in which the library tells their sizes."""
