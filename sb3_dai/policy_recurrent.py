@@ -248,7 +248,7 @@ class RecurrentPolicy(DAIPolicy):
         if state is None:
             return self.initial_state(n)
         tensors = tuple(th.as_tensor(part, device=self.device) for part in state)
-        if episode_starts is None:
+        if episode_starts is None or not np.any(episode_starts):
             return tensors
         return self.restarted(tensors, th.as_tensor(np.asarray(episode_starts), device=self.device))
 
