@@ -222,8 +222,19 @@ def compare(eager, native, tolerance=1e-3):
     sizes = [float(th.stack([part[i].norm() for part in nets]).norm()) for i in (1, 2)]
     for name, gradient, seen in nets:
         # Those of the last layers: a hidden unit that is all but 0 passes a gradient on or does not, by rounding
-        if name.split(".")[-2] == "3":
+        if name.split(".")[-2] in ("3", "lstm"):
             assert_close(f"gradient of {name}", gradient / sizes[0], seen / sizes[1], tolerance)
+
+
+@pytest.mark.parametrize("length", [2, 7, 64])
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_sequences_of_any_length(length, is_kept):
+    """Whether what was carried to their beginning is known or not, as of a buffer that another policy has filled."""
+    kwargs = dict(policy="MlpLstmPolicy", policy_kwargs=dict(sequence_length=length, burn_in=1, lstm_hidden_size=20))
+    eager, native = agents(**kwargs)
+    if not is_kept:
+        del eager.replay_buffer.memories
+    compare(eager, native)
 
 
 @pytest.mark.parametrize("size", [0.0, 1.0, 30.0, 1000.0])
