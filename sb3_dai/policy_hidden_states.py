@@ -1,7 +1,7 @@
 """A policy with exact beliefs about numbered hidden states."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -82,6 +82,15 @@ class HiddenStatesPolicy(RecurrentPolicy):
 
     belief_filter: ExactFilter
     gamma: th.Tensor
+    # Nets learn little where plans act, and by the eager backend
+    learning_defaults: ClassVar[dict[str, Any]] = {
+        **RecurrentPolicy.learning_defaults,
+        "batch_size": 16,
+        "tau": 0.1,
+        "train_freq": 2,
+        "gradient_steps": 1,
+    }
+    dual_multiplier = 5.0
     # No nets that could lag behind: targets and averages read the same belief
     followed_by_targets = DAIPolicy.followed_by_targets
     followed_by_averages = DAIPolicy.followed_by_averages

@@ -21,9 +21,6 @@ from sb3_dai.world_model.filters import BeliefFilter, Memory
 from sb3_dai.world_model.recurrent import LstmFilter
 from sb3_dai.world_model.state_space import StateSpaceFilter
 
-DUAL_MULTIPLIER = 5.0
-"""Of the learning rate, for what dual descent learns: an automatic precision and epistemic weight."""
-
 
 class RecurrentPolicy(DAIPolicy):
     """
@@ -41,7 +38,7 @@ class RecurrentPolicy(DAIPolicy):
         does not start with its episode
     :param state_dim: Size of a hidden state with a distribution, by which the filter learns the variational free energy; 0 for
         the LSTM's own state alone
-    :param kwargs: the other arguments of :class:`sb3_dai.policy.DAIPolicy`, of which ``lr_multipliers`` has a "dual" of 5 and
+    :param kwargs: the other arguments of :class:`sb3_dai.policy.DAIPolicy`, of which ``lr_multipliers`` has a "dual" of 2 and
         ``transition_delay`` is 1 by default
     :raises ValueError: if an argument cannot describe a net
     """
@@ -49,10 +46,12 @@ class RecurrentPolicy(DAIPolicy):
     belief_filter: BeliefFilter
     belief_filter_target: BeliefFilter
     belief_filter_average: BeliefFilter
-    # A sequence is many transitions. There are fewer gradient steps, in which values are to reach as far: hence faster targets
+    # A sequence is many transitions. Few of them and many gradient steps learn more than the opposite at the same cost
     learning_defaults: ClassVar[dict[str, Any]] = dict(
-        learning_rate=LinearSchedule(2e-3, 0.0, 1.0), batch_size=16, tau=0.1, train_freq=2, gradient_steps=1
+        learning_rate=LinearSchedule(2e-3, 0.0, 1.0), batch_size=4, tau=0.05, train_freq=1, gradient_steps=2
     )
+    dual_multiplier: ClassVar[float] = 2.0
+    """Of the learning rate, for what dual descent learns: an automatic precision and epistemic weight."""
     followed_by_targets = (*DAIPolicy.followed_by_targets, "belief_filter")
     followed_by_averages = (*DAIPolicy.followed_by_averages, "belief_filter")
 
@@ -78,7 +77,7 @@ class RecurrentPolicy(DAIPolicy):
         if kwargs.get("transition_delay") is None:  # There are fewer gradient steps, and the filter learns by them
             kwargs["transition_delay"] = 1
         # Else the precision lags behind the target entropy for most of training
-        kwargs["lr_multipliers"] = {"dual": DUAL_MULTIPLIER, **(kwargs.get("lr_multipliers") or {})}
+        kwargs["lr_multipliers"] = {"dual": self.dual_multiplier, **(kwargs.get("lr_multipliers") or {})}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _make_filter(self, features_dim: int) -> BeliefFilter:

@@ -9,11 +9,13 @@ from gymnasium import spaces
 from helpers import BatchNormDropout, make
 from worlds import BOX, VECTOR, SampledEnv
 
+from sb3_dai import RecurrentPolicy
 from sb3_dai.acceleration.native.library import library
 from sb3_dai.acceleration.native.step import NativeStep
 from sb3_dai.efe import Term
 from sb3_dai.learning.batch import Batch
 from sb3_dai.learning.sequences import sampled
+from sb3_dai.world_model.filters import BeliefFilter
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the library was not made")
 
@@ -43,6 +45,22 @@ class Regret(Term):
 
     def cost(self, transition):
         return -transition.log_preference.clamp(max=0.0)
+
+
+class Average(BeliefFilter):
+    """A filter without parameters."""
+
+    def initial(self, n, device="cpu"):
+        return (th.zeros(n, self.belief_dim, device=device),)
+
+    def step(self, memory, features, actions):
+        average = 0.9 * memory[0] + 0.1 * features
+        return average, (average,)
+
+
+class AveragePolicy(RecurrentPolicy):
+    def _make_filter(self, features_dim):
+        return Average(features_dim)
 
 
 AGENTS = {
@@ -128,6 +146,7 @@ AGENTS = {
     ),
     "memory, images": dict(spaces=(IMAGE, spaces.Discrete(3)), policy="CnnLstmPolicy"),
     "memory, dictionaries": dict(spaces=(DICT, BOX), policy="MultiInputLstmPolicy", policy_delay=2),
+    "memory, a filter that does not learn": dict(policy=AveragePolicy, prediction_error_weight=0.3),
     "memory, batch norm and dropout": dict(
         policy="MlpLstmPolicy", policy_kwargs=dict(features_extractor_class=BatchNormDropout)
     ),

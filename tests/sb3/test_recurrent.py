@@ -291,15 +291,15 @@ def test_a_backend_that_cannot_says_so():
 
 def test_defaults_are_those_of_the_policy(tmp_path):
     observed, memory = (DAI(policy, "Pendulum-v1", device="cpu") for policy in ("MlpPolicy", MlpLstmPolicy))
-    for model, expected in ((observed, (64, 1, 4, 0.05, 2e-4, 4)), (memory, (16, 2, 1, 0.1, 0.0, 1))):
+    for model, expected in ((observed, (64, 1, 4, 0.05, 2e-4, 4)), (memory, (4, 1, 2, 0.05, 0.0, 1))):
         found = model.batch_size, model.train_freq.frequency, model.gradient_steps, model.tau, model.lr_schedule(0.0)
         assert model.lr_schedule(1.0) == 2e-3
         assert (*found, model.policy.transition_delay) == pytest.approx(expected)
     assert [[c.learns_policy for c in model._coefficients(2)] for model in (observed, memory)] == [[True, False], [True, True]]
-    given = DAI("MlpLstmPolicy", "Pendulum-v1", batch_size=5, gradient_steps=2, policy_kwargs=dict(transition_delay=3))
+    given = DAI("MlpLstmPolicy", "Pendulum-v1", batch_size=5, train_freq=3, policy_kwargs=dict(transition_delay=3))
     given.save(tmp_path / "model")
     loaded = DAI.load(tmp_path / "model", device="cpu")
-    assert (loaded.batch_size, loaded.train_freq.frequency, loaded.gradient_steps) == (5, 2, 2)
+    assert (loaded.batch_size, loaded.train_freq.frequency, loaded.gradient_steps) == (5, 3, 2)
     assert loaded.policy.transition_delay == 3
 
 

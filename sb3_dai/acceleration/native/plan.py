@@ -57,7 +57,10 @@ class Plan:
         pairs = zip(*policy.average_pairs(), strict=True), zip(*policy.target_pairs(), strict=True)
         self.average_of, self.target_of = ({p: q for nets in kind for p, q in parameters_of(*nets)} for kind in pairs)
         self.rate_of = {p: i for i, group in enumerate(policy.optimizer.param_groups) for p in group["params"]}
-        self.buffers = [*zip(*map(buffers_of, policy.average_pairs()), strict=True)], [*zip(*map(buffers_of, policy.target_pairs()), strict=True)]
+        self.buffers = (
+            [*zip(*map(buffers_of, policy.average_pairs()), strict=True)],
+            [*zip(*map(buffers_of, policy.target_pairs()), strict=True)],
+        )
         self.heads = (Head * len(policy.terms))()
         self.settings: list[Any] = []
         self.optimize = self._optimize()
@@ -81,9 +84,10 @@ class Plan:
         :return: what clipping, Adam and the followers need
         """
         policy = self.policy
-        nets = (Group.VALUES, policy.value_net), (Group.POLICY, policy.policy_net), (Group.TRANSITION, policy.world_model.net)
+        nets = [(Group.VALUES, policy.value_net), (Group.POLICY, policy.policy_net)]
+        nets.append((Group.TRANSITION, policy.world_model.net))
         if self.has_filter:
-            nets += (Group.VALUES, policy.belief_filter), (Group.TRANSITION, policy.reward_net)
+            nets += [(Group.VALUES, policy.belief_filter), (Group.TRANSITION, policy.reward_net)]
         learned = [(p, group) for group, net in nets if net is not None for p in net.parameters()]
         for parameter, _ in learned:
             self.gradients[parameter] = th.zeros_like(parameter)

@@ -56,9 +56,9 @@ class NativeStep:
             if self.reason is None:
                 self._make_plan()
             self.watch = Watch(self.eager.policy)
-        different = self.fingerprint.difference()
+        different = self.fingerprint.difference() if self.reason is None else None
         if different is not None or self.plan is None:
-            return different or self.reason
+            return self.reason or different
         if th.get_num_threads() > 1 and self.plan.widest * batch_size > VERY_WIDE:
             return f"torch has {th.get_num_threads()} threads for wide layers, and it has one"
         self._show_gradients()
@@ -142,8 +142,12 @@ class NativeStep:
             check_losses(*metrics)
         if outcome == Outcome.NOT_FINITE:
             return metrics
+        # What torch evaluated, and the gradient of the loss there
+        evaluated = {loss: th.ones_like(loss) for loss in losses.values() if loss.requires_grad}
         if raw is not None and of_raw is not None:
-            self._shape_extractor(raw, of_raw, [*losses.values()])
+            evaluated[raw] = of_raw
+        if evaluated:
+            self._learn_by_torch(evaluated)
         self._optimize(c, lib)
         return metrics
 
@@ -328,16 +332,13 @@ class NativeStep:
             *(batch.log_preference, batch.has_successor, None, None),
         )
 
-    def _shape_extractor(self, raw: th.Tensor, of_raw: th.Tensor, losses: list[th.Tensor]) -> None:
+    def _learn_by_torch(self, evaluated: dict[th.Tensor, th.Tensor]) -> None:
         """
-        :param raw: features as extracted, or beliefs
-        :param of_raw: their gradient
-        :param losses: of a belief filter
+        :param evaluated: features as extracted or beliefs, and losses of a belief filter, with the gradient of the loss there
         """
         plan = self.plan
         assert plan is not None
-        gradients = [of_raw, *map(th.ones_like, losses)]
-        found = th.autograd.grad([raw, *losses], plan.learned_extractor, gradients, allow_unused=True)
+        found = th.autograd.grad([*evaluated], plan.learned_extractor, [*evaluated.values()], allow_unused=True)
         for i, (parameter, gradient) in enumerate(zip(plan.learned_extractor, found, strict=True), plan.first_of_extractor):
             row = plan.tensors[i]
             row.group = Group.FROZEN if gradient is None else Group.VALUES
