@@ -55,9 +55,10 @@ def agents_of(args: argparse.Namespace) -> dict[str, tuple[Any, int]]:
     }
     for name, backend in (("DAI, no memory", "auto"), ("DAI, no memory, eager", "eager")):
         found[name] = DAI("MlpPolicy", env, policy_kwargs=nets, batch_size=size, backend=backend, **in_buffer), size
-    for length in (32, 64):
-        model = DAI("MlpLstmPolicy", env, policy_kwargs={**lstm, "sequence_length": length}, **in_buffer)
-        found[f"DAI, 16 sequences of {length} steps"] = model, model.batch_size * length
+    for length, backend in ((32, "auto"), (32, "eager"), (64, "auto"), (64, "eager")):
+        model = DAI("MlpLstmPolicy", env, policy_kwargs={**lstm, "sequence_length": length}, backend=backend, **in_buffer)
+        name = f"DAI, {model.batch_size} sequences of {length} steps" + ", eager" * (backend == "eager")
+        found[name] = model, model.batch_size * length
     found["RecurrentPPO"] = (
         RecurrentPPO("MlpLstmPolicy", env, n_steps=N_STEPS, batch_size=N_STEPS, policy_kwargs=lstm, **common),
         N_STEPS,

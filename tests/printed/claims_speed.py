@@ -84,11 +84,11 @@ def actions_a_second() -> list[float]:
 
 def default_steps() -> list[int]:
     """
-    :return: gradient steps of DAI for each step of the environment, without a memory, and environment steps for each with one
+    :return: gradient steps of DAI for each step of the environment, without a memory and with one
     """
     memory = DAI("MlpLstmPolicy", "CartPole-v1", device="cpu")
-    assert memory.gradient_steps == 1
-    return [DEFAULTS["gradient_steps"], memory.gradient_steps, memory.train_freq.frequency]
+    assert memory.train_freq.frequency == DEFAULTS["train_freq"] == 1
+    return [DEFAULTS["gradient_steps"], memory.gradient_steps]
 
 
 CLAIMS: dict[str, Callable[[], list[Any]]] = {
@@ -103,7 +103,7 @@ CLAIMS: dict[str, Callable[[], list[Any]]] = {
     r"their delays it is {} on average": passes,
     r"`Box` actions then has {} passes instead of {},": lambda: passes()[:-3:-1],
     r"nets of {}x{}, LSTMs of {} units, batches of {} without a memory, medians of {} turns": settings_with_a_memory,
-    r"by default: {} gradient steps for DAI without a memory, {} in {} steps with it": default_steps,
+    r"by default: {} gradient steps for DAI without a memory, {} with it": default_steps,
     r"`predict` takes {} ms with an LSTM: about {} actions a second": actions_a_second,
     r"DAI takes {} gradient steps for each step of the environment, by default": lambda: [DEFAULTS["gradient_steps"]],
     r"`gradient_steps=1` leaves a {} of the": lambda: [1 / DEFAULTS["gradient_steps"]],
