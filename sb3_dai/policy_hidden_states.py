@@ -82,7 +82,7 @@ class HiddenStatesPolicy(RecurrentPolicy):
 
     belief_filter: ExactFilter
     gamma: th.Tensor
-    # Nets learn little where plans act, and by the eager backend
+    # Where plans act, nets matter little, and their gradient steps are eager: few are enough
     learning_defaults: ClassVar[dict[str, Any]] = {
         **RecurrentPolicy.learning_defaults,
         "batch_size": 16,

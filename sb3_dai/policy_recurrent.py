@@ -38,8 +38,8 @@ class RecurrentPolicy(DAIPolicy):
         does not start with its episode
     :param state_dim: Size of a hidden state with a distribution, by which the filter learns the variational free energy; 0 for
         the LSTM's own state alone
-    :param kwargs: the other arguments of :class:`sb3_dai.policy.DAIPolicy`, of which ``lr_multipliers`` has a "dual" of 2 and
-        ``transition_delay`` is 1 by default
+    :param kwargs: the other arguments of :class:`sb3_dai.policy.DAIPolicy`, of which ``transition_delay`` is 1 by default and
+        ``lr_multipliers`` has a "dual" of 2, or of 5 with exact beliefs
     :raises ValueError: if an argument cannot describe a net
     """
 
@@ -130,7 +130,7 @@ class RecurrentPolicy(DAIPolicy):
         :return: Q(.|s)
         """
         features, memory = self._split(belief.features)
-        return super().posterior(Belief(th.cat([features, memory.detach()], dim=1), belief.raw))
+        return self.action_model.posterior(self.policy_net(th.cat([features, memory.detach()], dim=1))[0])
 
     def belief(self, obs: PyTorchObs, target: bool = False) -> Belief:
         """

@@ -26,8 +26,8 @@ class ChosenStep:
         """Whether compiling pays in this training, once that was asked."""
         self.told: set[str] = set()
         self.small: dict[tuple[int, int], bool] = {}
-        self.batch_size = 1
-        """Of the gradient steps that were last asked about"""
+        self.n_rows = 1
+        """Transitions of the gradient steps that were last asked about, at most"""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ChosenStep":
         """Pointers and graphs are of the tensors of this agent: a copy makes its own."""
@@ -40,13 +40,15 @@ class ChosenStep:
 
     def is_small(self, batch_size: int) -> bool:
         """
-        :param batch_size: number of transitions of a gradient step
+        :param batch_size: number of transitions of a gradient step, or of sequences
         :return: whether one thread is as fast as several
         """
-        self.batch_size = batch_size
-        key = self.eager.policy.n_device_moves, batch_size
+        policy = self.eager.policy
+        # A sequence is shorter where its episode ends
+        self.n_rows = batch_size * (policy.sequence_length if policy.memory_dim > 0 else 1)
+        key = policy.n_device_moves, self.n_rows
         if key not in self.small:
-            self.small[key] = is_small(self.eager.policy, batch_size)
+            self.small[key] = is_small(policy, self.n_rows)
         return self.small[key]
 
     def reset(self) -> None:
@@ -81,9 +83,7 @@ class ChosenStep:
         policy, reasons = self.eager.policy, []
         if asked in ("auto", "native"):
             self.native = self.native or NativeStep(self.eager)
-            # A sequence is shorter where its episode ends
-            n_rows = self.batch_size * (policy.sequence_length if policy.memory_dim > 0 else 1)
-            refusal = self.native.refusal(n_rows)
+            refusal = self.native.refusal(self.n_rows)
             if refusal is None:
                 return self.native, []
             reasons.append(f"not native, because {refusal}")

@@ -59,6 +59,8 @@ METHODS = [
     ("sb3_dai.policy_recurrent.RecurrentPolicy", "replay"),
     ("sb3_dai.policy_recurrent.RecurrentPolicy", "filter_losses"),
     ("sb3_dai.policy_recurrent.RecurrentPolicy", "posterior"),
+    ("sb3_dai.policy_recurrent.RecurrentPolicy", "unflattened"),
+    ("sb3_dai.policy.DAIPolicy", "posterior"),
     ("sb3_dai.policy_recurrent.RecurrentPolicy", "seen_by_world_model"),
     ("sb3_dai.world_model.recurrent.LstmFilter", "replay"),
     ("sb3_dai.world_model.state_space.StateSpaceFilter", "losses"),

@@ -7,6 +7,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from helpers import BatchNormDropout, make
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from worlds import BOX, VECTOR, SampledEnv
 
 from sb3_dai import RecurrentPolicy
@@ -61,6 +62,42 @@ class Average(BeliefFilter):
 class AveragePolicy(RecurrentPolicy):
     def _make_filter(self, features_dim):
         return Average(features_dim)
+
+
+class Leaky(Average):
+    """A filter that learns by one loss under two names, of a shape of its own, and logs what has a gradient."""
+
+    def __init__(self, belief_dim):
+        super().__init__(belief_dim)
+        self.factors = th.nn.Parameter(th.full((belief_dim,), 0.9))
+
+    def step(self, memory, features, actions):
+        average = self.factors * memory[0] + 0.1 * features
+        return average, (average,)
+
+    def losses(self, beliefs, next_beliefs, actions, next_features):
+        errors = (next_beliefs - next_features).square().mean(dim=1, keepdim=True)
+        loss = errors.mean().reshape(1)
+        return {"first_loss": loss, "second_loss": loss}, {"error": errors}
+
+
+class LeakyPolicy(RecurrentPolicy):
+    def _make_filter(self, features_dim):
+        return Leaky(features_dim)
+
+
+class Turned(FlattenExtractor):
+    """Features whose numbers do not lie one after the other, and a buffer that is another one after each call."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.weight = th.nn.Parameter(th.eye(self.features_dim) + 0.1)
+        self.register_buffer("mean", th.zeros(self.features_dim))
+
+    def forward(self, observations):
+        flat = super().forward(observations)
+        self.mean = 0.9 * self.mean + 0.1 * flat.mean(dim=0)
+        return (self.weight @ flat.T).T
 
 
 AGENTS = {
@@ -133,6 +170,8 @@ AGENTS = {
     "batch norm and dropout": dict(
         spaces=(VECTOR, BOX), n_steps=2, policy_kwargs=dict(features_extractor_class=BatchNormDropout)
     ),
+    "turned features": dict(policy_kwargs=dict(features_extractor_class=Turned)),
+    "memory, turned features": dict(policy="MlpLstmPolicy", policy_kwargs=dict(features_extractor_class=Turned)),
     "memory": dict(policy="MlpLstmPolicy", prediction_error_weight=0.3),
     "memory, rare learning": dict(
         policy="MlpLstmPolicy", policy_delay=2, policy_kwargs=dict(transition_delay=3, prior_scale=0.5, bootstrap_share=0.5)
@@ -146,7 +185,10 @@ AGENTS = {
     ),
     "memory, images": dict(spaces=(IMAGE, spaces.Discrete(3)), policy="CnnLstmPolicy"),
     "memory, dictionaries": dict(spaces=(DICT, BOX), policy="MultiInputLstmPolicy", policy_delay=2),
-    "memory, a filter that does not learn": dict(policy=AveragePolicy, prediction_error_weight=0.3),
+    "memory, a filter that does not learn": dict(
+        policy=AveragePolicy, prediction_error_weight=0.3, policy_kwargs=dict(transition_delay=3)
+    ),
+    "memory, a filter with losses of its own": dict(policy=LeakyPolicy),
     "memory, batch norm and dropout": dict(
         policy="MlpLstmPolicy", policy_kwargs=dict(features_extractor_class=BatchNormDropout)
     ),

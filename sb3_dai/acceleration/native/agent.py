@@ -68,7 +68,7 @@ def reason_against(policy: Any) -> str | None:
     if net is not None and net.numbered and policy.n_states is None:
         return "the world model reads numbers of states from what an extractor makes of them"
     if is_heard(policy):
-        return "there is a hook of a module or the optimizer, or the optimizer's step was exchanged"
+        return "there is a hook of a module or the optimizer, or a module's forward or the optimizer's step was exchanged"
     return reason_of_nets(policy) or reason_of_terms(policy) or reason_of_optimizer(policy)
 
 
@@ -86,9 +86,13 @@ def reason_of_nets(policy: Any) -> str | None:
             return "layers of a net have another order or shape than EnsembleMLP gives them"
     known = [term for term in policy.terms.values() if isinstance(term, EpistemicTerm | PredictionErrorTerm)]
     terms = [*(term.elsewhere for term in policy.terms.values()), *(getattr(term, "scale", None) for term in known)]
-    for part in (policy.features_norm, getattr(policy.world_model, "change_norm", policy.features_norm), *terms):
+    for part in (*norms_of(policy), *terms):
         if part is not None and type(part) not in STATISTICS:
             return f"it does not know the statistics of {type(part).__name__}"
+    if any(norm.center != is_centered for norm, is_centered in norms_of(policy).items()):
+        return "the center of a norm is another one"
+    if has_filter(policy) and (policy.reward_net.n_members, policy.reward_net.layers[-1].weight.shape[2]) != (1, 1):
+        return "the reward net has more than one output"
     learned = [*net_parameters(policy), *evaluated_by_torch(policy), policy.log_precision]
     copies = [p for nets in (policy.target_pairs()[1], policy.average_pairs()[1]) for net in nets for p in net.parameters()]
     statistics = [policy.pessimism, *(b for m in modules_of(policy) if type(m) in STATISTICS for b in m._buffers.values())]
@@ -98,6 +102,17 @@ def reason_of_nets(policy: Any) -> str | None:
     if any(parameter._backward_hooks for parameter in learned):
         return "there is a hook of a parameter"
     return "a part of the nets is frozen" if not all(p.requires_grad for p in net_parameters(policy)) else None
+
+
+def norms_of(policy: Any) -> dict[Any, bool]:
+    """
+    :param policy: the nets of an agent
+    :return: norms that the C++ step reads, and whether they subtract the mean
+    """
+    norms = {policy.features_norm: True}
+    if hasattr(policy.world_model, "change_norm"):
+        norms[policy.world_model.change_norm] = False
+    return {**norms, policy.reward_norm: True} if has_filter(policy) else norms
 
 
 def net_parameters(policy: Any) -> list[nn.Parameter]:

@@ -101,7 +101,7 @@ struct Categorical {
     float *log_prob = s.pool.take(n_next * n_actions), *prob = s.pool.take(n_next * n_actions);
     float* table = s.pool.take(u.value.n_members * apart);
     s.next_efe = s.pool.take(n_next * (n_heads + 1));
-    posterior(s, nets(u.policy, n_next, s.next_acting, nullptr), log_prob, prob);
+    posterior(s, nets(u.policy, n_next, s.next_for_policy, nullptr), log_prob, prob);
     forward(nets(u.value_target, n_next, s.next_features, nullptr), u.layer_norm_eps, table);
     complete(s, table, n_next, u.known_next);
     std::fill_n(s.next_efe, n_next * (n_heads + 1), 0.0f);

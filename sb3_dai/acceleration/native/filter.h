@@ -1,5 +1,5 @@
-// A belief filter: an LSTM (Hochreiter & Schmidhuber 1997) that goes through sequences of many lengths. RecurrentPolicy.replay and
-// filter_losses say what is read of it.
+// A belief filter: an LSTM (Hochreiter & Schmidhuber 1997) that goes through sequences of many lengths.
+// RecurrentPolicy.replay and filter_losses say what is read of it.
 #ifndef SB3_DAI_FILTER_H
 #define SB3_DAI_FILTER_H
 
@@ -16,7 +16,8 @@ struct Packing {
   void find(const Filter& f) {
     order.resize(f.n_windows);
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int64_t one, int64_t other) { return f.lengths[one] > f.lengths[other]; });
+    const auto longer = [&](int64_t one, int64_t other) { return f.lengths[one] > f.lengths[other]; };
+    std::stable_sort(order.begin(), order.end(), longer);
     const int64_t n_steps = f.lengths[order[0]];
     offset.assign(n_steps + 1, 0);
     for (int64_t w = 0; w < f.n_windows; w++)
@@ -33,17 +34,16 @@ struct Packing {
   int64_t n_at(int64_t t) const { return offset[t + 1] - offset[t]; }
 };
 
-// What an LSTM has made of packed rows: gates after their nonlinearities, the hidden and the cell state before, the cell state,
-// its hyperbolic tangent, and the hidden state
+// What an LSTM has made of packed rows: gates after their nonlinearities, the hidden and the cell state before, the cell
+// state, its hyperbolic tangent, and the hidden state
 struct Pass {
   const float* inputs;
   float *gates, *hidden_before, *cell_before, *cell, *squashed, *hidden;
 };
 
-struct Sequences {
+struct Inferred {
   Packing packing;
-  const float *scaled, *scaled_target;  // Features of all rows
-  Pass online, target;
+  Pass online;
   Nets reward;
   float* of_reward;
 };
@@ -139,7 +139,8 @@ void of_step_cell(const Pass& pass, int64_t row, int64_t size, const float* of_h
   }
 }
 
-// Through time (Werbos 1990). of_hidden: packed, of what reads the hidden states, (n_rows, hidden_size), which becomes all of it
+// Through time (Werbos 1990). of_hidden: packed, of what reads the hidden states, (n_rows, hidden_size), to which the gradient
+// through later steps is added
 // of_inputs: packed, (n_rows, n_features + n_actions), or null
 void backward(const Step& s, const Packing& packing, const Pass& pass, float* of_hidden, float* of_inputs) {
   const Filter& f = s.u.filter;
@@ -176,7 +177,7 @@ float* read(const Step& s, const Packing& packing, const float* scaled, const Pa
 }
 
 // RecurrentPolicy.replay
-void infer(Step& s, Sequences& q) {
+void infer(Step& s, Inferred& q) {
   const Update& u = s.u;
   const Filter& f = u.filter;
   const int64_t n_features = u.n_features;
@@ -192,20 +193,22 @@ void infer(Step& s, Sequences& q) {
     s.outcome = change;
   }
   q.packing.find(f);
-  q.scaled_target = scaled_rows(s, f.raw_target);
-  const float* inputs = packed_inputs(s, q.packing, q.scaled_target);
-  q.target = replay(s, q.packing, f.target, inputs);
-  q.scaled = f.raw == f.raw_target ? q.scaled_target : scaled_rows(s, f.raw);
-  if (f.raw != f.raw_target) inputs = packed_inputs(s, q.packing, q.scaled);
+  const float* scaled_target = scaled_rows(s, f.raw_target);
+  const float *scaled = scaled_target, *inputs = packed_inputs(s, q.packing, scaled_target);
+  const Pass target = replay(s, q.packing, f.target, inputs);
+  if (f.raw != f.raw_target) {
+    scaled = scaled_rows(s, f.raw);
+    inputs = packed_inputs(s, q.packing, scaled);
+  }
   q.online = replay(s, q.packing, f.online, inputs);
   s.n_next = u.batch;
-  s.features = read(s, q.packing, q.scaled, q.online, 0);
-  s.next_features = read(s, q.packing, q.scaled_target, q.target, 1);
-  s.next_acting = read(s, q.packing, q.scaled, q.online, 1);
+  s.features = read(s, q.packing, scaled, q.online, 0);
+  s.next_features = read(s, q.packing, scaled_target, target, 1);
+  s.next_for_policy = read(s, q.packing, scaled, q.online, 1);
 }
 
 // The loss of the reward net, which reads what the world model does
-void predict_reward(Step& s, Sequences& q) {
+void predict_reward(Step& s, Inferred& q) {
   const Update& u = s.u;
   const int64_t batch = u.batch;
   float *wanted = s.pool.take(batch), *predicted = s.pool.take(batch);
@@ -226,7 +229,7 @@ void predict_reward(Step& s, Sequences& q) {
 
 // of_inputs: the gradient of what the nets read, (batch, n_inputs), to which the reward net's is added, and which the filter
 // passes on to its weights, and to the features of all rows as extracted, if those are to learn
-void shape_filter(Step& s, Sequences& q, float* of_inputs) {
+void shape_filter(Step& s, Inferred& q, float* of_inputs) {
   const Update& u = s.u;
   const Filter& f = u.filter;
   const int64_t size = f.hidden_size, n_features = u.n_features, n_packed = n_features + u.n_actions;

@@ -60,10 +60,10 @@ IN_OBJECTS = {
         "dual_parameters net_parameters target_pairs average_pairs"
     ),
     "sb3_dai.policy_recurrent.RecurrentPolicy": (
-        "replay _replayed filter_losses seen_by_world_model _split scaled encode novelty_of posterior efe _known_efe "
-        "precision dual_parameters net_parameters target_pairs average_pairs"
+        "replay _replayed unflattened filter_losses seen_by_world_model _split scaled encode novelty_of posterior efe "
+        "_known_efe precision dual_parameters net_parameters target_pairs average_pairs"
     ),
-    "sb3_dai.world_model.recurrent.LstmFilter": "replay losses",
+    "sb3_dai.world_model.recurrent.LstmFilter": "initial replay losses",
     "sb3_dai.actions.categorical.CategoricalActions": "encode _logits posterior efe",
     "sb3_dai.actions.gaussian.GaussianActions": "encode _gaussian posterior efe",
     "sb3_dai.world_model.gaussian.GaussianWorldModel": "predict distribution outcome outputs loss",

@@ -71,7 +71,7 @@ struct Gaussian {
     const int64_t n_next = s.n_next, n_heads = u.n_heads;
     float *outputs = s.pool.take(2 * n_next * u.n_actions), *parts = s.pool.take(n_next * u.value.n_members * n_heads);
     s.next_efe = s.pool.take(n_next * (n_heads + 1));
-    forward(nets(u.policy, n_next, s.next_acting, nullptr), u.layer_norm_eps, outputs);
+    forward(nets(u.policy, n_next, s.next_for_policy, nullptr), u.layer_norm_eps, outputs);
     const Sample sample = draw(s, outputs, u.next_noise, n_next);
     const float* inputs = beside(s, s.next_features, sample.actions, n_next);
     forward(nets(u.value_target, n_next, inputs, nullptr), u.layer_norm_eps, parts);

@@ -12,8 +12,8 @@ const char* source() { return SOURCE; }
 
 // What both sides say of the structures must be the same
 int64_t sizes(int64_t i) {
-  const int64_t of_each[] = {sizeof(Net), sizeof(Norm), sizeof(Mean), sizeof(Head), sizeof(Lstm), sizeof(Filter), sizeof(Update), sizeof(Tensor),
-                             sizeof(Optimize), N_TERMS};
+  const int64_t of_each[] = {sizeof(Net), sizeof(Norm), sizeof(Mean), sizeof(Head), sizeof(Lstm), sizeof(Filter),
+                             sizeof(Update), sizeof(Tensor), sizeof(Optimize), N_TERMS};
   return of_each[i];
 }
 

@@ -31,7 +31,7 @@ struct Step {
   // or the numbers of pairs of a state and an action
   const float *raw, *raw_target, *next_raw, *last_raw;
   // What the nets read: scaled features, and beliefs if there are any
-  const float *features, *next_features, *next_acting, *outcome;
+  const float *features, *next_features, *next_for_policy, *outcome;
   float* pairs;
   const int64_t* pair_numbers;
   // The world model's outputs' gradient, and what they say of each row
@@ -90,7 +90,7 @@ void observe(Step& s) {
     s.n_next = batch;
     s.features = u.inputs;
     s.next_features = u.next_inputs;
-    s.next_acting = u.next_acting;
+    s.next_for_policy = u.next_for_policy;
     s.outcome = u.outcome;
     return;
   }
@@ -98,7 +98,7 @@ void observe(Step& s) {
   s.n_next = s.last_raw ? 2 * batch : batch;
   float *features = s.pool.take(batch * n_features), *next_features = s.pool.take(s.n_next * n_features);
   s.features = features;
-  s.next_features = s.next_acting = next_features;
+  s.next_features = s.next_for_policy = next_features;
   update(u.features_norm, s.raw_target ? s.raw_target : s.next_raw, batch, n_features);
   if (u.world_model == GAUSSIAN && s.raw_target) {
     float* change = s.pool.take(batch * n_features);
@@ -120,18 +120,21 @@ void observe(Step& s) {
   if (s.last_raw) scaled(s.last_raw, next_features + batch * n_features);
 }
 
-// The gradient of scaled features, by what the value nets and the policy net read, and of beliefs, by what the value
-// nets and the world model read
-// of_value, of_pairs: of what these nets read, n_value and n_pairs numbers a row; of_policy, out: (batch, n_inputs). Null where
-// a net does not learn
+// The gradient of what the nets read. Features learn from the value nets and the policy net, beliefs from the value nets
+// and the world model
+// of_value, of_pairs: of what these nets read, n_value and n_pairs numbers a row; of_policy, out: (batch, n_inputs). Null
+// where a net does not learn
 void shape_inputs(const Step& s, const float* of_value, int64_t n_value, const float* of_policy, const float* of_pairs,
                   int64_t n_pairs, float* out) {
   const Update& u = s.u;
   for (int64_t b = 0; b < u.batch; b++)
     for (int64_t i = 0; i < u.n_inputs; i++) {
       const int64_t at = b * u.n_inputs + i;
-      const float of_other = i < u.n_features ? (of_policy ? of_policy[at] : 0.0f) : (of_pairs ? of_pairs[b * n_pairs + i] : 0.0f);
-      out[at] = of_value[b * n_value + i] + of_other;
+      out[at] = of_value[b * n_value + i];
+      if (i < u.n_features)
+        out[at] += of_policy ? of_policy[at] : 0.0f;
+      else
+        out[at] += of_pairs ? of_pairs[b * n_pairs + i] : 0.0f;
     }
 }
 

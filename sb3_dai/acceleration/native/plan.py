@@ -52,21 +52,19 @@ class Plan:
         """Arrays that the structures point at."""
         self.gradients: dict[nn.Parameter, th.Tensor] = {}
         self.has_filter = has_filter(policy)
-        self.extractor = evaluated_by_torch(policy)
-        self.learned_extractor = [parameter for parameter in self.extractor if parameter.requires_grad]
+        self.by_torch = evaluated_by_torch(policy)
+        self.learned_by_torch = [parameter for parameter in self.by_torch if parameter.requires_grad]
         pairs = zip(*policy.average_pairs(), strict=True), zip(*policy.target_pairs(), strict=True)
         self.average_of, self.target_of = ({p: q for nets in kind for p, q in parameters_of(*nets)} for kind in pairs)
         self.rate_of = {p: i for i, group in enumerate(policy.optimizer.param_groups) for p in group["params"]}
-        self.buffers = (
-            [*zip(*map(buffers_of, policy.average_pairs()), strict=True)],
-            [*zip(*map(buffers_of, policy.target_pairs()), strict=True)],
-        )
+        self.kept = [*map(with_buffers, (policy.average_pairs(), policy.target_pairs()))]
+        """Nets that keep something, and their averages; then nets and their targets"""
         self.heads = (Head * len(policy.terms))()
         self.settings: list[Any] = []
         self.optimize = self._optimize()
         self.update = self._update()
-        self.widest = max(parameter[0].numel() for parameter in self.gradients)
-        """Number of weights of the largest layer of a member"""
+        self.widest = max((p[0] if p.dim() == 3 else p).numel() for p in self.gradients)
+        """Number of weights of the largest layer of a member, or of an LSTM"""
         self.refresh()
 
     def _array(self, kind: Any, values: Iterable[Any]) -> int:
@@ -94,10 +92,10 @@ class Plan:
         dual = self.gradients[policy.log_precision] = th.zeros_like(policy.log_precision)
         if policy.optimizer.state.get(policy.log_precision):
             learned.append((policy.log_precision, Group.DUAL))
-        # Those of the extractor come with each step
-        self.first_of_extractor = len(learned)
-        extracted = [(p, Group.VALUES) for p in self.learned_extractor]
-        extracted += [(p, Group.FROZEN) for p in self.extractor if not p.requires_grad]
+        # The gradients of what torch evaluates come with each step
+        self.first_by_torch = len(learned)
+        extracted = [(p, Group.VALUES) for p in self.learned_by_torch]
+        extracted += [(p, Group.FROZEN) for p in self.by_torch if not p.requires_grad]
         rows = [self._tensor(p, group) for p, group in [*learned, *extracted]]
         self.tensors = (Tensor * len(rows))(*rows)
         group = policy.optimizer.param_groups[0]
@@ -293,8 +291,13 @@ def has_filter(policy: Any) -> bool:
     :param policy: the nets of an agent
     :return: whether C++ evaluates its belief filter, which is an LSTM and nothing else
     """
-    lstm = policy.belief_filter.lstm if policy.memory_dim > 0 and type(policy.belief_filter) is LstmFilter else None
-    return type(lstm) is nn.LSTM and (lstm.num_layers, lstm.bias, lstm.bidirectional, lstm.proj_size) == (1, True, False, 0)
+    filters = (policy.belief_filter, policy.belief_filter_target) if policy.memory_dim > 0 else ()
+    if {type(each) for each in filters} != {LstmFilter} or {type(each.lstm) for each in filters} != {nn.LSTM}:
+        return False
+    sizes = policy.features_norm.mean.numel() + policy.action_model.code_dim, policy.memory_dim
+    usual = (*sizes, 1, True, False, False, 0)
+    names = "input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size"
+    return all(tuple(getattr(each.lstm, name) for name in names) == usual for each in filters)
 
 
 def evaluated_by_torch(policy: Any) -> list[nn.Parameter]:
@@ -305,12 +308,12 @@ def evaluated_by_torch(policy: Any) -> list[nn.Parameter]:
     return [*policy.features_extractor.parameters(), *([] if has_filter(policy) else policy.filter_parameters())]
 
 
-def buffers_of(nets: Iterable[nn.Module]) -> list[th.Tensor]:
+def with_buffers(pairs: tuple[list[nn.Module], list[nn.Module]]) -> list[tuple[nn.Module, nn.Module]]:
     """
-    :param nets: any
-    :return: what they keep and do not learn, such as the statistics of batch norm
+    :param pairs: nets, and those that follow them
+    :return: pairs of those that keep what they do not learn, such as the statistics of batch norm
     """
-    return [buffer for net in nets for buffer in net.buffers()]
+    return [(net, follower) for net, follower in zip(*pairs, strict=True) if any(True for _ in net.buffers())]
 
 
 def kind_of(world_model: Any) -> WorldModel | None:

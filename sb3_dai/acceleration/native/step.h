@@ -51,16 +51,16 @@ Outcome gradients(const Update& u) {
   static thread_local Pool pool;
   pool.start();
   Step s{u, pool};
-  static thread_local Sequences sequences;
+  static thread_local Inferred inferred;
   const bool remembers = u.inputs || u.filter.n_windows;
   if (u.filter.n_windows)
-    infer(s, sequences);
+    infer(s, inferred);
   else
     observe(s);
   Actions::encode(s);
   s.known_unit = peak(u);  // That of before this step
   if (u.transitions_learn) predict_outcome(s);
-  if (u.transitions_learn && u.filter.n_windows) predict_reward(s, sequences);
+  if (u.transitions_learn && u.filter.n_windows) predict_reward(s, inferred);
   Actions::next_efe(s);
   bootstrap(s);
   // Critics of continuous actions read what the world model does
@@ -72,14 +72,14 @@ Outcome gradients(const Update& u) {
   const int64_t n_value = u.value.sizes[0], n_pairs = remembers ? u.transition.sizes[0] : 0;
   float* of_inputs = u.filter.n_windows ? s.pool.take(u.batch * u.n_inputs) : u.of_raw;
   float* of_value = of_inputs ? s.pool.take(u.batch * n_value) : nullptr;
-  float* of_policy = of_inputs && u.policy_learns ? s.pool.take(u.batch * u.n_inputs) : nullptr;
+  float* of_policy = u.of_raw && u.policy_learns ? s.pool.take(u.batch * u.n_inputs) : nullptr;
   float* of_pairs = remembers && u.transitions_learn ? s.pool.take(u.batch * n_pairs) : nullptr;
   if (u.transitions_learn && u.world_model != GIVEN) backward(s.transition, s.of_transition, u.transition.gradients, of_pairs);
   backward(s.value, s.of_efe, u.value.gradients, of_value);
   if (u.policy_learns) backward(s.policy, s.of_policy, u.policy.gradients, of_policy);
   if (of_inputs) shape_inputs(s, of_value, n_value, of_policy, of_pairs, n_pairs, of_inputs);
   if (u.filter.n_windows)
-    shape_filter(s, sequences, of_inputs);
+    shape_filter(s, inferred, of_inputs);
   else if (of_inputs && !u.inputs && u.normalizes)
     denormalized(u.features_norm, s.raw, u.batch, u.n_features, of_inputs);
   return DONE;

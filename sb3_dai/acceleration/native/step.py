@@ -6,9 +6,9 @@ from typing import Any
 import torch as th
 
 from sb3_dai.acceleration.native import agent
+from sb3_dai.acceleration.native.inference import Inference, check_features
 from sb3_dai.acceleration.native.library import library
 from sb3_dai.acceleration.native.plan import Plan, evaluated_by_torch
-from sb3_dai.acceleration.native.sequences import Sequences
 from sb3_dai.acceleration.native.structures import Group, Outcome, Source, WorldModel
 from sb3_dai.acceleration.native.watch import Watch
 from sb3_dai.acceleration.threads import VERY_WIDE
@@ -25,8 +25,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 class NativeStep:
     """
-    A gradient step by C++: losses, gradients, clipping, Adam, target and average. Torch evaluates features extractors,
-    Dirichlet beliefs and the costs of terms that do not read the world model, and draws the random numbers.
+    A gradient step by C++: losses, gradients, clipping, Adam, target and average. Torch evaluates features extractors, belief
+    filters other than an LSTM, Dirichlet beliefs and the costs of terms that do not read the world model, and draws the random
+    numbers.
 
     :param eager: the definition of the step
     """
@@ -111,17 +112,19 @@ class NativeStep:
                 alive.append(tensor := tensor.to(dtype).contiguous())
             return tensor.data_ptr()
 
-        sequences = None if batch.windows is None else Sequences(plan, batch, c, place, alive)
-        raw = self._observe(batch, c, place, alive) if sequences is None else sequences.infer()
+        inference = None if batch.windows is None else Inference(plan, batch, c, place, alive)
+        evaluated = self._observe(batch, c, place, alive) if inference is None else inference.infer()
         self._act(batch, place, alive)
-        self._predict(batch, c, raw, place, alive)
-        losses, samples = ({}, {}) if sequences is None else sequences.losses()
+        self._predict(batch, c, evaluated, place, alive)
+        losses, samples = ({}, {}) if inference is None else inference.losses()
         self._weigh(batch, c, place, alive)
         if policy.action_model.reads_actions and c.learns_policy:
             alive.append(noise := th.randn(update.batch, update.n_actions))
             update.noise = noise.data_ptr()
-        of_raw = th.empty_like(raw) if raw is not None and raw.requires_grad else None
-        update.of_raw = place(of_raw)
+        of_evaluated = None
+        if evaluated is not None and evaluated.requires_grad:
+            of_evaluated = th.empty_like(evaluated, dtype=th.float32, memory_format=th.contiguous_format)
+        update.of_raw = place(of_evaluated)
         names, update.places = plan.names_of(c, losses, samples)
         update.terms = (values := th.empty(len(names))).data_ptr()
         lib = library()
@@ -134,20 +137,17 @@ class NativeStep:
             raise ValueError(f"The replay buffer has {what}: load another, or mend its wrapper")
         metrics = Metrics(names, values)
         for name, loss in losses.items():
-            values[names.index(name)] = loss.detach()
-            values[0] += loss.detach()
+            values[names.index(name)] = number = loss.detach().reshape(())
+            values[0] += number
         for name, sample in samples.items():
-            values[names.index(name)] = sample.mean()
+            values[names.index(name)] = sample.detach().mean()
         if outcome == Outcome.NOT_FINITE or losses:
             check_losses(*metrics)
         if outcome == Outcome.NOT_FINITE:
             return metrics
-        # What torch evaluated, and the gradient of the loss there
-        evaluated = {loss: th.ones_like(loss) for loss in losses.values() if loss.requires_grad}
-        if raw is not None and of_raw is not None:
-            evaluated[raw] = of_raw
-        if evaluated:
-            self._learn_by_torch(evaluated)
+        if plan.learned_by_torch:
+            own = [(loss, th.ones_like(loss)) for loss in losses.values() if loss.requires_grad]
+            self._learn_by_torch(own if of_evaluated is None else [(evaluated, of_evaluated), *own])
         self._optimize(c, lib)
         return metrics
 
@@ -163,6 +163,9 @@ class NativeStep:
         numbers = batch.has_successor, one_step.dones, n_step.dones, n_step.discounts, batch.log_preference
         usual = one_step.actions.numel() == n_rows * (plan.update.n_choices if categorical else plan.update.n_actions)
         usual = usual and all(tuple(part.shape) == (n_rows, 1) for part in numbers if isinstance(part, th.Tensor))
+        usual = usual and (batch.windows is None) == (self.eager.policy.memory_dim == 0)
+        if batch.windows is not None and batch.windows.memory is not None and plan.has_filter:
+            usual = usual and batch.windows.memory.shape[1] == 2 * plan.update.filter.hidden_size
         for samples in (one_step, n_step):
             for rows in (samples.observations, samples.next_observations):
                 if self.eager.policy.reads_vectors:
@@ -216,11 +219,8 @@ class NativeStep:
                 last_raw = policy.extract_features(n_step.next_observations, target)
         extracted = [raw, next_raw, raw_target, last_raw]
         for part in extracted:
-            if part is not None and tuple(part.shape) != (update.batch, update.n_features):
-                raise ValueError(
-                    f"features_extractor_class={policy.features_extractor_class.__name__} returned features of shape "
-                    f"{tuple(part.shape)} for {update.batch} observations: give ({update.batch}, {update.n_features})"
-                )
+            if part is not None:
+                check_features(policy, part, update.batch, update.n_features)
         alive += extracted
         update.raw, update.next_raw, update.raw_target = place(raw.detach()), place(next_raw), place(raw_target)
         update.last_raw = place(last_raw)
@@ -332,15 +332,19 @@ class NativeStep:
             *(batch.log_preference, batch.has_successor, None, None),
         )
 
-    def _learn_by_torch(self, evaluated: dict[th.Tensor, th.Tensor]) -> None:
+    def _learn_by_torch(self, evaluated: list[tuple[Any, th.Tensor]]) -> None:
         """
-        :param evaluated: features as extracted or beliefs, and losses of a belief filter, with the gradient of the loss there
+        :param evaluated: what torch evaluated, each with the gradient of the whole loss with respect to it
         """
         plan = self.plan
         assert plan is not None
-        found = th.autograd.grad([*evaluated], plan.learned_extractor, [*evaluated.values()], allow_unused=True)
-        for i, (parameter, gradient) in enumerate(zip(plan.learned_extractor, found, strict=True), plan.first_of_extractor):
-            row = plan.tensors[i]
+        learned, found = plan.learned_by_torch, dict[int, th.Tensor | None]()
+        if evaluated:
+            outputs, gradients = zip(*evaluated, strict=True)
+            found = dict(enumerate(th.autograd.grad(outputs, learned, gradients, allow_unused=True)))
+        for i, parameter in enumerate(learned):
+            gradient = found.get(i)
+            row = plan.tensors[plan.first_by_torch + i]
             row.group = Group.FROZEN if gradient is None else Group.VALUES
             parameter.grad = None if gradient is None else gradient.contiguous()
             row.gradient = None if parameter.grad is None else parameter.grad.data_ptr()
@@ -358,7 +362,8 @@ class NativeStep:
         optimize.max_norm = float("inf") if c.max_grad_norm is None else c.max_grad_norm
         optimize.tau, optimize.averaging_rate = c.tau or 0.0, c.averaging_rate
         lib.optimize(ctypes.byref(optimize))
-        averaged, followed = plan.buffers
+        averaged, followed = plan.kept
         with th.no_grad():
-            for buffer, copied in averaged if c.tau is None else (*averaged, *followed):
-                copied.copy_(buffer)
+            for net, follower in averaged if c.tau is None else (*averaged, *followed):
+                for buffer, copied in zip(net.buffers(), follower.buffers(), strict=True):
+                    copied.copy_(buffer)

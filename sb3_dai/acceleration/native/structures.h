@@ -45,7 +45,7 @@ struct Lstm {
   float *of_inputs, *of_hidden, *bias, *other_bias;
 };
 
-// A belief filter and its sequences, one after the other in rows. None has no windows
+// A belief filter and its sequences, one after the other in rows. n_windows is 0 where there is none
 struct Filter {
   Lstm online, target, gradients;
   Net reward;
@@ -53,7 +53,7 @@ struct Filter {
   int64_t hidden_size, n_rows, n_windows;
   const float *raw, *raw_target;  // Features as extracted, (n_rows, n_features), by the online extractor and by its target
   const float* codes;             // Coded actions before each row, (n_rows, n_actions)
-  const float* memory;            // Hidden and cell state before each sequence, (n_windows, 2 * hidden_size), or null for zeros
+  const float* memory;            // Hidden and cell state before sequences, (n_windows, 2 * hidden_size), or null for zeros
   const float* rewards;           // (batch,)
   const int64_t *lengths, *rows;  // Rows of each sequence, (n_windows,), and the row of s of each transition, (batch,)
 };
@@ -88,7 +88,7 @@ struct Update {
   float *log_precision, *of_log_precision;
   const int64_t* options;  // How many each choice has, or null where actions are continuous
   int64_t n_heads, batch, n_features;
-  int64_t n_inputs;              // Numbers that the nets read of a state: its features, and a belief about what is hidden
+  int64_t n_inputs;              // Numbers that the nets read of a state: features, and a belief about what is hidden
   int64_t n_actions;             // Numbers of a coded action
   int64_t n_choices, n_options;  // Of a choice that has the most. None where actions are continuous
   int64_t world_model, novelty;
@@ -101,9 +101,10 @@ struct Update {
   // s alone are missing, nothing is to be predicted
   const float *raw, *raw_target, *next_raw, *last_raw;
   const int64_t *states, *next_states, *last_states;
-  // Or what Python's belief filter has made of sequences: what the nets read, (batch, n_inputs), at the next state by the targets, and
-  // there by the filter that learns, as the policy net reads it; and what is to be predicted, (batch, n_features). Else null
-  const float *inputs, *next_inputs, *next_acting, *outcome;
+  // Or what torch's belief filter has made of sequences, else null: what the nets read, (batch, n_inputs), the same at the
+  // next state by the targets, and there by the filter that learns, as the policy net reads it; what is to be predicted,
+  // (batch, n_features)
+  const float *inputs, *next_inputs, *next_for_policy, *outcome;
   // To be: the gradient of the loss, of raw features, of inputs or of the raw features of the filter's rows, or null
   float* of_raw;
   const int64_t* choices;     // (batch, n_choices)

@@ -138,7 +138,7 @@ class Update(ctypes.Structure):
         FLOAT bootstrap_entropy pessimism target_entropy prior_scale
         FLOAT layer_norm_eps resolution min_log_var max_log_var min_log_std max_log_std never transition_loss
         PLACE raw raw_target next_raw last_raw states next_states last_states
-        PLACE inputs next_inputs next_acting outcome of_raw
+        PLACE inputs next_inputs next_for_policy outcome of_raw
         PLACE choices actions next_noise noise
         PLACE has_successor ends last_ends discounts bootstrap_weights log_prior error gain known known_next
         PLACE terms places

@@ -37,10 +37,12 @@ def modules_of(module: nn.Module, extractors: bool = False) -> Iterator[nn.Modul
 def is_heard(policy: Any) -> bool:
     """
     :param policy: the nets of an agent
-    :return: whether there is a hook in a gradient step, or the step of the optimizer was exchanged
+    :return: whether there is a hook in a gradient step, or a module's forward or the step of the optimizer was exchanged
     """
     return (
-        any(map(any, map(HOOKS, map(vars, modules_of(policy))))) or any_global_hook() or is_heard_optimizer(policy.optimizer)
+        any(any(HOOKS(module)) or "forward" in module for module in map(vars, modules_of(policy)))
+        or any_global_hook()
+        or is_heard_optimizer(policy.optimizer)
     )
 
 
@@ -97,8 +99,9 @@ class Watch:
         policy, groups = self.policy, self.optimizer.param_groups
         found = [(len(group["params"]), type(group["lr"]), *RULES(group)) for group in groups] if self._is_adam() else []
         heard = any(chain.from_iterable(map(HOOKS, self.hooked))) or any_global_hook() or is_heard_optimizer(self.optimizer)
+        exchanged = [("forward" in module, module.get("center")) for module in self.hooked]
         terms = ((type(term.weight) is str, getattr(term, "novelty", "")) for term in policy.terms.values())
-        return [*found, heard, policy.lookahead, policy.novelty, *terms]
+        return [*found, heard, exchanged, policy.lookahead, policy.novelty, *terms]
 
     def _is_adam(self) -> bool:
         """

@@ -12,9 +12,25 @@ from sb3_dai.learning.coefficients import Coefficients
 from sb3_dai.learning.losses import Named, beliefs
 
 
-class Sequences:
+def check_features(policy: Any, features: th.Tensor, n_rows: int, n_features: int) -> None:
     """
-    The sequences of a gradient step. C++ goes through them if the belief filter is an LSTM, and torch with any other.
+    :param policy: the nets
+    :param features: as extracted
+    :param n_rows: number of observations
+    :param n_features: of each
+    :raises ValueError: if they have another shape
+    """
+    if tuple(features.shape) != (n_rows, n_features):
+        raise ValueError(
+            f"features_extractor_class={policy.features_extractor_class.__name__} returned features of shape "
+            f"{tuple(features.shape)} for {n_rows} observations: give ({n_rows}, {n_features})"
+        )
+
+
+class Inference:
+    """
+    Beliefs about the states of the sequences of a gradient step. C++ goes through them if the belief filter is an LSTM, and
+    torch with any other.
 
     :param plan: the structures that C++ reads
     :param batch: transitions, and the sequences that they lie in
@@ -34,7 +50,7 @@ class Sequences:
             None if C++ does all
         """
         update, one_step = self.plan.update, self.batch.one_step
-        update.batch, update.has_successor = len(one_step.actions), None
+        update.batch, update.has_successor = len(one_step.actions), self.place(self.batch.has_successor)
         update.ends = update.last_ends = self.place(one_step.dones)
         update.discounts = self.place(self.batch.n_step.discounts)
         if update.world_model == WorldModel.CATEGORICAL:
@@ -51,7 +67,7 @@ class Sequences:
         self.inferred = belief, filtered
         parts = [belief.features.detach(), next_belief.features, filtered.features.detach()]
         self.alive += [*parts, belief.features, outcome]
-        update.inputs, update.next_inputs, update.next_acting = map(place, parts)
+        update.inputs, update.next_inputs, update.next_for_policy = map(place, parts)
         update.outcome = place(outcome) if update.world_model == WorldModel.GAUSSIAN else None
         return belief.features
 
@@ -65,12 +81,8 @@ class Sequences:
             codes = policy.encode(windows.actions) * windows.has_action
             lengths = th.bincount(windows.window.long())
         raw = target if policy.extracts_nothing else policy.extract_features(windows.observations)
-        n_rows, n_features = len(windows.time), self.plan.update.n_features
-        if tuple(raw.shape) != (n_rows, n_features):
-            raise ValueError(
-                f"features_extractor_class={policy.features_extractor_class.__name__} returned features of shape "
-                f"{tuple(raw.shape)} for {n_rows} observations: give ({n_rows}, {n_features})"
-            )
+        n_rows = len(windows.time)
+        check_features(policy, raw, n_rows, self.plan.update.n_features)
         self.alive += [raw, target, codes, lengths]
         read.n_rows, read.n_windows = n_rows, len(lengths)
         read.raw, read.raw_target, read.codes = place(raw.detach()), place(target), place(codes)
