@@ -60,14 +60,15 @@ class DAI(Rollouts):
     :param buffer_size: size of the replay buffer
     :param learning_starts: how many steps of random actions to collect before learning starts
     :param batch_size: Minibatch size for each gradient update, 64 by default. With a memory it is the number of sequences, 4
-        by default.
-    :param tau: the soft update coefficient of the targets ("Polyak update", between 0 and 1), 0.05 by default
+        by default, and 16 with exact beliefs.
+    :param tau: the soft update coefficient of the targets ("Polyak update", between 0 and 1), 0.05 by default, and 0.1 with
+        exact beliefs
     :param gamma: the discount factor
     :param train_freq: Update the model every ``train_freq`` steps. Alternatively pass a tuple of frequency and unit
-        like ``(5, "step")`` or ``(2, "episode")``. 1 by default.
+        like ``(5, "step")`` or ``(2, "episode")``. 1 by default, and 2 with exact beliefs.
     :param gradient_steps: How many gradient steps to do after each rollout (see ``train_freq``).
-        Set to ``-1`` to do as many gradient steps as steps in the environment during the rollout. 4 by default, and 2 with a
-        memory.
+        Set to ``-1`` to do as many gradient steps as steps in the environment during the rollout. 4 by default, 2 with a
+        memory, and 1 with exact beliefs.
     :param action_noise: the action noise type (None by default), for ``Box`` actions: added to the policy's own
     :param replay_buffer_class: Replay buffer class to use. If ``None``, it will be automatically selected. A class of your own
         is asked for each batch as by DQN: its samples need observations, actions, next_observations, dones and rewards. n-step
