@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rliable")
+import benchmark
 import report
 import yaml
 from PIL import Image
@@ -160,3 +161,12 @@ def test_the_results_page_and_the_readme_have_the_tables_of_the_store(name):
     assert markdown(rows, suite) in (ROOT / "docs" / "results.md").read_text()
     if "short" in suite:
         assert short_table(rows, suite) in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_rows_are_those_that_the_suite_says(name):
+    """Else the command of the page would refuse to go on from them."""
+    store = Store(ROOT / "docs/results" / name)
+    jobs = benchmark.jobs_of(yaml.safe_load((ROOT / f"scripts/suites/{name}.yml").read_text()))
+    found = [job for job in jobs if benchmark.is_finished(job, store.read(job), code="", keeps_other_code=True)]
+    assert len(found) == len(store.rows()), "a row is of no job"
