@@ -51,17 +51,23 @@ class Regret(Term):
 class Average(BeliefFilter):
     """A filter without parameters."""
 
+    def __init__(self, belief_dim):
+        super().__init__(belief_dim)
+        self.factors = 0.9
+
     def initial(self, n, device="cpu"):
         return (th.zeros(n, self.belief_dim, device=device),)
 
     def step(self, memory, features, actions):
-        average = 0.9 * memory[0] + 0.1 * features
+        average = self.factors * memory[0] + 0.1 * features
         return average, (average,)
 
 
 class AveragePolicy(RecurrentPolicy):
+    filter_class = Average
+
     def _make_filter(self, features_dim):
-        return Average(features_dim)
+        return self.filter_class(features_dim)
 
 
 class Leaky(Average):
@@ -69,11 +75,8 @@ class Leaky(Average):
 
     def __init__(self, belief_dim):
         super().__init__(belief_dim)
+        del self.factors
         self.factors = th.nn.Parameter(th.full((belief_dim,), 0.9))
-
-    def step(self, memory, features, actions):
-        average = self.factors * memory[0] + 0.1 * features
-        return average, (average,)
 
     def losses(self, beliefs, next_beliefs, actions, next_features):
         errors = (next_beliefs - next_features).square().mean(dim=1, keepdim=True)
@@ -81,9 +84,8 @@ class Leaky(Average):
         return {"first_loss": loss, "second_loss": loss}, {"error": errors}
 
 
-class LeakyPolicy(RecurrentPolicy):
-    def _make_filter(self, features_dim):
-        return Leaky(features_dim)
+class LeakyPolicy(AveragePolicy):
+    filter_class = Leaky
 
 
 class Turned(FlattenExtractor):

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch as th
-from helpers import make
+from helpers import BatchNormDropout, make
 
 from sb3_dai import RecurrentPolicy
 from sb3_dai.acceleration.native import step as native_step
@@ -90,6 +90,21 @@ def test_batches_that_are_not_usual_are_torchs(model, kind, monkeypatch):
     monkeypatch.setattr(native_step, "library", lambda: pytest.fail("not of the library"))
     with pytest.raises((RuntimeError, TypeError)):
         model._step.native(batch._replace(windows=None if kind == "no sequences" else windows), coefficients)
+
+
+@pytest.mark.parametrize("name", ["features_extractor", "features_extractor_target"])
+def test_features_of_another_shape(name, monkeypatch):
+    model = make(policy="MlpLstmPolicy", backend="native", policy_kwargs=dict(features_extractor_class=BatchNormDropout))
+    model.learn(70)
+    monkeypatch.setattr(getattr(model.policy, name), "forward", lambda observations: observations[:, :2])
+    with pytest.raises(ValueError, match=r"BatchNormDropout returned features of shape \(\d+, 2\) for \d+ observations"):
+        model.train(1, 4)
+
+
+def test_transitions_of_sequences_are_counted(model):
+    """Those of all sequences say whether layers are wide enough for several threads."""
+    assert model._step.is_small(4) and model._step.n_rows == 4 * model.policy.sequence_length
+    assert not model._step.is_small(10_000)
 
 
 class Halved(RecurrentPolicy):

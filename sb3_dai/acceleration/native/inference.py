@@ -82,7 +82,8 @@ class Inference:
             lengths = th.bincount(windows.window.long())
         raw = target if policy.extracts_nothing else policy.extract_features(windows.observations)
         n_rows = len(windows.time)
-        check_features(policy, raw, n_rows, self.plan.update.n_features)
+        for part in (target, raw):
+            check_features(policy, part, n_rows, self.plan.update.n_features)
         self.alive += [raw, target, codes, lengths]
         read.n_rows, read.n_windows = n_rows, len(lengths)
         read.raw, read.raw_target, read.codes = place(raw.detach()), place(target), place(codes)

@@ -82,8 +82,11 @@ class Plan:
         :return: what clipping, Adam and the followers need
         """
         policy = self.policy
-        nets = [(Group.VALUES, policy.value_net), (Group.POLICY, policy.policy_net)]
-        nets.append((Group.TRANSITION, policy.world_model.net))
+        nets = [
+            (Group.VALUES, policy.value_net),
+            (Group.POLICY, policy.policy_net),
+            (Group.TRANSITION, policy.world_model.net),
+        ]
         if self.has_filter:
             nets += [(Group.VALUES, policy.belief_filter), (Group.TRANSITION, policy.reward_net)]
         learned = [(p, group) for group, net in nets if net is not None for p in net.parameters()]
