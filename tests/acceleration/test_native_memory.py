@@ -56,7 +56,7 @@ def other_forward_of_a_net(policy):
 def more_members(policy):
     n_inputs = policy.reward_net.layers[0].weight.shape[1]
     policy.reward_net = EnsembleMLP(3, n_inputs, 1, [16], th.nn.ReLU, False)
-    policy.optimizer.add_param_group({"params": [*policy.reward_net.parameters()]})
+    policy.optimizer = policy._make_optimizer(1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:Gradient steps by the eager backend")
