@@ -6,12 +6,13 @@ the first one (the order of axes in pymdp).
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch as th
 
-MIN_STATES, MAX_DENSITY = 100, 0.1
-"""From how many states, and up to what share of possible transitions, smoothing multiplies sparse matrices."""
+MIN_STATES, MAX_SUCCESSORS = 100, 4
+"""From how many states, and up to how many successors of a state and an action, smoothing sums over these alone."""
+Message: TypeAlias = Callable[[th.Tensor, th.Tensor], th.Tensor]
 IMPOSSIBLE = 1e-16
 """What an outcome of probability zero counts as, so that a belief survives what its model holds impossible (as in pymdp)."""
 
@@ -62,21 +63,34 @@ def all_predicted_states(belief: th.Tensor, transition: th.Tensor) -> th.Tensor:
     return (belief @ transition.permute(1, 2, 0).reshape(n_states, -1)).unflatten(1, (n_actions, n_states))
 
 
-def _predictions(transition: th.Tensor) -> Callable[[th.Tensor, th.Tensor], th.Tensor]:
+def _messages(transition: th.Tensor) -> tuple[Message, Message]:
     """
+    What the forward-backward algorithm sums over in each step, without the sums' zeros where the states are many and each
+    leads to few.
+
     :param transition: B, shape (n_states, n_states, n_actions)
-    :return: :func:`predicted_states` with this B for many beliefs, of which it uses what is possible alone
+    :return: of numbers f of shape (batch, n_states) and actions of shape (batch,): ``sum_s B[s', s, a] f(s)``, which are
+        :func:`predicted_states`, and ``sum_s' B[s', s, a] f(s')``, both of the shape of f
     """
-    n_states, _, n_actions = transition.shape
-    if n_states < MIN_STATES or transition.count_nonzero() > MAX_DENSITY * transition.numel():
-        return lambda belief, actions: predicted_states(belief, transition, actions)
-    possible = transition.permute(2, 0, 1).flatten(end_dim=1).to_sparse()
+    n_states = len(transition)
+    n_successors = int((transition > 0.0).sum(dim=0).max())
+    if n_states < MIN_STATES or n_successors > MAX_SUCCESSORS:
+        look_back = transition.transpose(0, 1)
+        return (
+            lambda f, actions: predicted_states(f, transition, actions),
+            lambda f, actions: predicted_states(f, look_back, actions),
+        )
+    probabilities, successors = (of_each.permute(2, 0, 1).contiguous() for of_each in transition.topk(n_successors, dim=0))
 
-    def predict(belief: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        after_each = (possible @ belief.T).unflatten(0, (n_actions, n_states))
-        return after_each.permute(2, 0, 1)[th.arange(len(belief), device=belief.device), actions]
+    def ahead(f: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        shares = probabilities[actions] * f.unsqueeze(1)
+        return th.zeros_like(f).scatter_add_(1, successors[actions].flatten(start_dim=1), shares.flatten(start_dim=1))
 
-    return predict
+    def back(f: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        of_successors = f.gather(1, successors[actions].flatten(start_dim=1)).unflatten(1, (n_successors, n_states))
+        return (probabilities[actions] * of_successors).sum(dim=1)
+
+    return ahead, back
 
 
 def filtered_states(predicted: th.Tensor, log_likelihood: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -120,11 +134,11 @@ def smoothed_states(
     """
     n_steps = log_likelihood.shape[1]
     by_action = transition.permute(2, 0, 1)
-    predict, look_back = _predictions(transition), _predictions(transition.transpose(0, 1))
+    ahead_of, back_from = _messages(transition)
     forward, log_evidence = filtered_states(initial.expand_as(log_likelihood[:, 0]), log_likelihood[:, 0])
     beliefs = [forward]
     for t in range(1, n_steps):
-        predicted = predict(beliefs[-1], actions[:, t - 1])
+        predicted = ahead_of(beliefs[-1], actions[:, t - 1])
         belief, evidence = filtered_states(predicted, log_likelihood[:, t])
         is_step = mask[:, t : t + 1]
         beliefs.append(th.where(is_step, belief, beliefs[-1]))
@@ -140,7 +154,7 @@ def smoothed_states(
             pairs = pairs / pairs.sum(dim=(1, 2), keepdim=True).clamp(min=IMPOSSIBLE)
             happened = is_step if times is None else is_step * times.unsqueeze(1)
             counts.index_add_(0, actions[:, t], pairs * happened.unsqueeze(2))
-        message = look_back(ahead, actions[:, t])
+        message = back_from(ahead, actions[:, t])
         backward = th.where(is_step, message / message.max(dim=-1, keepdim=True).values.clamp(min=IMPOSSIBLE), backward)
         joint = beliefs[t] * backward
         states.append(joint / joint.sum(dim=-1, keepdim=True).clamp(min=IMPOSSIBLE))

@@ -22,8 +22,8 @@ from sb3_dai.world_model.payments import PaymentCounts, drawn_distributions
 from sb3_dai.world_model.sharing import Sharing, checked_dependencies, factor_sizes
 from sb3_dai.world_model.tables import Episodes, checked_tables
 
-MAX_PAIRS = 4_000_000
-"""Pairs of states that are smoothed at once, of all episodes together."""
+MAX_NUMBERS = 4_000_000
+"""Smoothed at once, of all episodes together: pairs of states in a step if B is learned, or else states in all steps."""
 MIN_COUNT = 1e-6
 """Smallest count after random factors."""
 MAX_CHANGE, MIN_IMPROVEMENT = 1e-3, 1e-4
@@ -302,10 +302,10 @@ class HiddenStateModel(nn.Module):
         :param data_share: power of the likelihood with which states are inferred
         :return: log-evidence of the episodes before the last sweep, in nats a step
         """
-        log_evidence, parts = 0.0, episodes.chunks(max(1, MAX_PAIRS // self.n_states**2))
+        of_each = self.n_states if self.learns["B"] else episodes.mask.shape[1]
+        log_evidence, parts = 0.0, episodes.chunks(max(1, MAX_NUMBERS // (of_each * self.n_states)))
         for _ in range(n_sweeps):
-            before = [counts.clone() for counts, _ in self._counted()]
-            tables = self.transition(), self.initial_states()
+            before, tables = [counts.clone() for counts, _ in self._counted()], (self.transition(), self.initial_states())
             chunks = [(chunk, data_share * self._log_likelihood(chunk)) for chunk in parts]
             for counts, prior in self._counted():
                 counts.copy_(prior * prior_share)

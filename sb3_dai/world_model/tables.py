@@ -42,9 +42,19 @@ class Episodes(NamedTuple):
     def chunks(self, size: int) -> list["Episodes"]:
         """
         :param size: number of episodes, at most
-        :return: the same in parts
+        :return: the same in parts; if there are several, each is of episodes of similar length and padded to its longest
         """
-        return [self.each(lambda part, i=i: part[i : i + size]) for i in range(0, len(self.outcomes), size)]  # type: ignore[misc]
+        if len(self.outcomes) <= size:
+            return [self]
+        lengths, order = self.mask.sum(dim=1).sort(stable=True)
+        parts = []
+        for chosen, longest in zip(order.split(size), lengths.split(size), strict=True):
+            time = int(longest.max())
+            part = self.each(lambda values, chosen=chosen: values[chosen])  # type: ignore[misc]
+            outcomes, actions, mask, payments, times = part
+            payments = None if payments is None else payments[:, : time - 1]
+            parts.append(Episodes(outcomes[:, :time], actions[:, : time - 1], mask[:, :time], payments, times))
+        return parts
 
     def each(self, function: Callable[[th.Tensor], th.Tensor]) -> "Episodes":
         """

@@ -83,16 +83,21 @@ def test_outcome_counts():
     close(inference.outcome_counts(th.tensor([1, 1, 0]), states, 2), [[0.0, 1.0], [1.25, 0.75]])
 
 
-def test_smoothing_by_what_is_possible_alone_is_the_same(monkeypatch):
-    """Many states with few successors each are multiplied as a sparse matrix."""
+@pytest.mark.parametrize("n_successors", [1, 3])
+def test_smoothing_by_what_is_possible_alone_is_the_same(monkeypatch, n_successors):
+    """Many states with few successors each: sums are over these alone. Several states may have the same successor."""
     th.manual_seed(0)
     n_states, actions = 120, th.randint(3, (4, 5))
     transition = th.zeros(n_states, n_states, 3)
     for action in range(3):
-        transition[th.randperm(n_states), th.arange(n_states), action] = 1.0
+        for share in th.rand(n_successors) + 0.1:
+            transition[th.randint(n_states, (n_states,)), th.arange(n_states), action] += share
+    transition[:, 0] = transition[:, 1]
+    transition[5, 2], transition[:5, 2], transition[6:, 2] = 1.0, 0.0, 0.0  # Fewer successors than other states
+    transition /= transition.sum(dim=0)
     likelihoods, mask = th.randn(4, 6, n_states), th.arange(6) < th.tensor([[6], [6], [3], [1]])
     arguments = likelihoods, transition, th.full((n_states,), 1.0 / n_states), actions, mask
-    sparse = inference.smoothed_states(*arguments)
+    possible_alone = inference.smoothed_states(*arguments)
     monkeypatch.setattr("sb3_dai.equations.hidden_states.MIN_STATES", 1000)
-    for found, expected in zip(sparse, inference.smoothed_states(*arguments), strict=True):
+    for found, expected in zip(possible_alone, inference.smoothed_states(*arguments), strict=True):
         close(found, expected.tolist())

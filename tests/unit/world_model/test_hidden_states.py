@@ -89,16 +89,32 @@ def test_learning_from_episodes_starts_from_the_prior():
     assert kept.A_0.sum().item() == pytest.approx(6.0 + 12.0, rel=1e-4)
 
 
-def test_episodes_may_be_smoothed_in_parts(monkeypatch):
-    data = episodes([[0, 0, 1], [1, 1, 1], [0, 1, 0]], [[0, 0], [0, 0], [0, 0]])
-    found = []
-    for pairs in (4, 10_000):
-        monkeypatch.setattr("sb3_dai.world_model.hidden_states.MAX_PAIRS", pairs)
-        model = HiddenStateModel(2, [2], 1, pA=[[2.0, 1.0], [1.0, 2.0]])
-        found.append((model.learn(data), model.A_0, model.B))
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
-    close(found[0][1], found[1][1].tolist())
-    close(found[0][2], found[1][2].tolist())
+@pytest.mark.parametrize("learns", ["A", "AB"])
+def test_episodes_may_be_smoothed_in_parts(monkeypatch, learns):
+    """Of different lengths, and known to have happened more than once: parts are cut to the longest of theirs."""
+    data = episodes([[0, 0, 1, 1], [1, 1, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0]], [[0, 0, 0]] * 4)
+    lengths = th.tensor([3, 4, 1, 2])
+    payments = th.tensor([[0, 1, 0], [1, 1, 0], [0, 0, 0], [1, 0, 0]])
+    data = data._replace(mask=th.arange(4) < lengths.unsqueeze(1), payments=payments, times=th.tensor([1.0, 2.0, 1.0, 3.0]))
+    known = {} if learns == "AB" else {"B": STAYS}
+    found, sizes = [], []
+    for numbers in (4, 16, 10_000):
+        monkeypatch.setattr("sb3_dai.world_model.hidden_states.MAX_NUMBERS", numbers)
+        model = HiddenStateModel(2, [2], 1, pA=[[2.0, 1.0], [1.0, 2.0]], **known)
+        model.payments.number(th.tensor([[0.0, 0.0], [1.0, 0.0]]))
+
+        def learn_from(part, *inferred_with, learn=model._learn_from, sizes=sizes):
+            sizes.append(part.mask.shape)
+            return learn(part, *inferred_with)
+
+        monkeypatch.setattr(model, "_learn_from", learn_from)
+        found.append((model.learn(data, n_sweeps=2), model.A_0, model.B, model.payments.counts))
+    assert sizes[:4] == [(1, 1), (1, 2), (1, 3), (1, 4)]
+    assert sizes[-1] == (4, 4)
+    for one in found[:2]:
+        assert one[0] == pytest.approx(found[-1][0], rel=1e-5)
+        for numbers, expected in zip(one[1:], found[-1][1:], strict=True):
+            close(numbers, expected.tolist())
 
 
 def test_random_starts_tell_states_apart():
