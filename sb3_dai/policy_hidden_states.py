@@ -19,6 +19,7 @@ from sb3_dai.world_model.filters import BeliefFilter, Memory
 from sb3_dai.world_model.hidden_filter import ExactFilter, HiddenStatesWorldModel, outcome_numbers, parts_of_free_energy
 from sb3_dai.world_model.hidden_states import HiddenStateModel
 from sb3_dai.world_model.planning import MAX_GAMMA, KeptPlan, Plan, make_plan
+from sb3_dai.world_model.restarts import learn_from_many_starts
 from sb3_dai.world_model.tables import Episodes
 
 MAX_BRANCHES = 64
@@ -73,7 +74,8 @@ class HiddenStatesPolicy(RecurrentPolicy):
         these share what is learned. By default it depends on all
     :param R_dependencies: Numbers of the factors that payments and ends depend on. By default all
     :param n_starts: Number of random starts from which smoothing tries to learn A and B better, each time. Where neither is
-        known, or states look the same, it finds a poor optimum from one alone.
+        known, or states look the same, it finds a poor optimum from one alone. States made of factors are tried with other
+        labels as well
     :param plans: whether actions are planned through the model, over all outcomes, and taken by softmax(-precision G), or the
         best by G. Else the policy net acts. Plans see rewards alone, no other preferences
     :param kwargs: the other arguments of :class:`sb3_dai.policy_recurrent.RecurrentPolicy`
@@ -249,7 +251,7 @@ class HiddenStatesPolicy(RecurrentPolicy):
         valid = episodes.mask[:, 1:]
         payments = th.zeros_like(episodes.actions)
         payments[valid] = self.states.payments.number(targets[valid])
-        self.states.learn_from_many_starts(episodes._replace(payments=payments).distinct(), self.n_starts)
+        learn_from_many_starts(self.states, episodes._replace(payments=payments).distinct(), self.n_starts)
 
     @th.no_grad()
     def count(

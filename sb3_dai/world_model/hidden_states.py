@@ -26,11 +26,8 @@ MAX_NUMBERS = 4_000_000
 """Smoothed at once, of all episodes together: pairs of states in a step if B is learned, or else states in all steps."""
 MIN_COUNT = 1e-6
 """Smallest count after random factors."""
-MAX_CHANGE, MIN_IMPROVEMENT = 1e-3, 1e-4
-"""Of counts, with which smoothing stops. Log-evidence in nats a step that new numbers of the states have to be worth."""
-FIRST_PRIOR_SHARE, FIRST_DATA_SHARE, N_NOISY_SWEEPS, NOISE_OF_STARTS = 0.01, 0.1, 15, 0.3
-"""Of a random start: part of the prior counts and power of the likelihood at first, sweeps until both are 1, noise after each
-(Ueda & Nakano 1998, "Deterministic annealing EM algorithm")."""
+MAX_CHANGE = 1e-3
+"""Of counts, with which smoothing stops."""
 MAX_JOINT_OUTCOMES = 4096
 """With more of them the salience of several modalities is the sum of that of each."""
 
@@ -87,7 +84,7 @@ class HiddenStateModel(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("assignment", assignment, "soft", "hard")
-        sizes = factor_sizes(n_hidden_states)
+        self.sizes = sizes = factor_sizes(n_hidden_states)
         n_states = prod(sizes)
         self.n_states, self.n_outcomes, self.n_actions = n_states, tuple(n_outcomes), n_actions
         of_A = checked_dependencies("A_dependencies", A_dependencies, len(self.n_outcomes), len(sizes))
@@ -109,7 +106,7 @@ class HiddenStateModel(nn.Module):
     def _names(self) -> list[str]:
         return [*(f"A_{m}" for m in range(len(self.n_outcomes))), "B", "D"]
 
-    def _counted(self) -> list[tuple[th.Tensor, th.Tensor]]:
+    def counted(self) -> list[tuple[th.Tensor, th.Tensor]]:
         """
         :return: of all that is learned the counts, and those of the prior
         """
@@ -191,46 +188,16 @@ class HiddenStateModel(nn.Module):
         :param noise: standard deviation of the factors
         """
         shape = th.tensor(1.0 / noise**2)
-        for counts, _ in self._counted():
+        for counts, _ in self.counted():
             factors = th.distributions.Gamma(shape, shape).sample(counts.shape).to(counts.device)
             counts.mul_(factors).clamp_(min=MIN_COUNT)
         for counts, sharing in self._shared():
             counts.copy_(sharing.of_first(counts))
 
     @th.no_grad()
-    def learn_from_many_starts(self, episodes: Episodes, n_starts: int, n_sweeps: int = 5) -> float:
-        """
-        As :meth:`learn`, from what is known now and from random starts, every second one of which forgets it before: smoothing
-        finds the nearest optimum alone. The one of the highest log-evidence stays. States may have other numbers then.
-
-        :param episodes: all that is to be remembered
-        :param n_starts: number of random starts
-        :param n_sweeps: at most, of a random start ten times as many
-        :return: log-evidence, in nats a step
-        """
-        best = self.learn(episodes, n_sweeps)
-        for start in range(n_starts):
-            known = [counts.clone() for counts, _ in self._counted()]
-            if forgets := start % 2 == 0:
-                for counts, prior in self._counted():
-                    counts.copy_(prior)
-                self.scatter(1.0)
-            for progress in np.linspace(1.0, 0.0, N_NOISY_SWEEPS):
-                share = FIRST_PRIOR_SHARE**progress if forgets else 1.0
-                self.learn(episodes, 1, prior_share=share, data_share=FIRST_DATA_SHARE**progress)
-                self.scatter(NOISE_OF_STARTS)
-            found = self.learn(episodes, 10 * n_sweeps)
-            if found > best + MIN_IMPROVEMENT:
-                best = found
-            else:
-                for (counts, _), before in zip(self._counted(), known, strict=True):
-                    counts.copy_(before)
-        return best
-
-    @th.no_grad()
     def keep(self) -> None:
         """Make what is known now the prior, because the episodes that it was learned from are gone."""
-        for counts, prior in self._counted():
+        for counts, prior in self.counted():
             prior.copy_(counts)
 
     def predict_states(self, belief: th.Tensor) -> th.Tensor:
@@ -291,7 +258,14 @@ class HiddenStateModel(nn.Module):
                 counts += inference.outcome_counts(outcomes[:, m], self.sharing[m].pooled(states), len(counts))
 
     @th.no_grad()
-    def learn(self, episodes: Episodes, n_sweeps: int = 5, prior_share: float = 1.0, data_share: float = 1.0) -> float:
+    def learn(
+        self,
+        episodes: Episodes,
+        n_sweeps: int = 5,
+        prior_share: float = 1.0,
+        data_share: float = 1.0,
+        relabelling: th.Tensor | None = None,
+    ) -> float:
         """
         Learn anew from whole episodes, as if nothing but the prior had been known: each sweep infers the states by smoothing
         and counts them (expectation-maximisation with a Dirichlet prior). The first sweep infers with what is known now.
@@ -300,19 +274,24 @@ class HiddenStateModel(nn.Module):
         :param n_sweeps: at most
         :param prior_share: what the counts of the prior are multiplied by
         :param data_share: power of the likelihood with which states are inferred
+        :param relabelling: number of the state that the first sweep takes each one for, shape (n_states,); None for itself
         :return: log-evidence of the episodes before the last sweep, in nats a step
         """
         of_each = self.n_states if self.learns["B"] else episodes.mask.shape[1]
         log_evidence, parts = 0.0, episodes.chunks(max(1, MAX_NUMBERS // (of_each * self.n_states)))
         for _ in range(n_sweeps):
-            before, tables = [counts.clone() for counts, _ in self._counted()], (self.transition(), self.initial_states())
+            before = [counts.clone() for counts, _ in self.counted()]
+            tables = self.transition(), self.initial_states()
             chunks = [(chunk, data_share * self._log_likelihood(chunk)) for chunk in parts]
-            for counts, prior in self._counted():
+            if relabelling is not None:
+                tables = tables[0][relabelling][:, relabelling], tables[1][relabelling]
+                chunks, relabelling = [(chunk, of_states[..., relabelling]) for chunk, of_states in chunks], None
+            for counts, prior in self.counted():
                 counts.copy_(prior * prior_share)
             steps = episodes.mask.sum(dim=1).float()
             n_steps = steps.sum() if episodes.times is None else steps @ episodes.times
             log_evidence = sum(self._learn_from(*chunk, *tables) for chunk in chunks) / float(n_steps)
-            changes = [(new - old).abs().max().item() for (new, _), old in zip(self._counted(), before, strict=True)]
+            changes = [(new - old).abs().max().item() for (new, _), old in zip(self.counted(), before, strict=True)]
             if max(changes) <= MAX_CHANGE:
                 break
         return log_evidence

@@ -6,6 +6,7 @@ import torch as th
 from helpers import close
 
 from sb3_dai.world_model.hidden_states import Episodes, HiddenStateModel
+from sb3_dai.world_model.restarts import learn_from_many_starts
 from sb3_dai.world_model.sharing import Sharing
 
 # Two contexts times three cells: state = 3 * context + cell
@@ -64,7 +65,7 @@ def test_contexts_are_told_apart_by_what_depends_on_them():
     seen = [[[0, 0], [1, context], [2, context]] for context in (0, 1)] * 10
     episodes = Episodes(th.tensor(seen), th.zeros(20, 2, dtype=th.long), th.ones(20, 3, dtype=th.bool)).distinct()
     states = model()
-    states.learn_from_many_starts(episodes, n_starts=2)
+    learn_from_many_starts(states, episodes, n_starts=2)
     cell, context = states.likelihoods()
     assert cell.argmax(dim=0).tolist() == [0, 1, 2, 0, 1, 2] and cell.max(dim=0).values.min() > 0.9
     shown = context[1, [1, 2, 4, 5]]
