@@ -30,7 +30,9 @@ from sb3_dai.preferences.habit import HabitPrior, check_habit_prior, log_habit_p
 from sb3_dai.rollouts import Rollouts
 from sb3_dai.world_model.given_tables import with_tables_of
 
-DEFAULTS: dict[str, Any] = dict(learning_rate=LEARNING_RATE, batch_size=64, tau=0.05, train_freq=1, gradient_steps=4)
+DEFAULTS: dict[str, Any] = dict(
+    learning_rate=LEARNING_RATE, batch_size=64, tau=0.05, train_freq=1, gradient_steps=4, pessimism=None
+)
 """Of arguments that are ``None``, unless the policy has others."""
 
 SelfDAI = TypeVar("SelfDAI", bound="DAI")
@@ -99,7 +101,7 @@ class DAI(Rollouts):
         falls from 0.7 to 0.2 of the uniform policy's over the first half of training for others
     :param pessimism: share of the worst critic, the rest being that of their average, in all terms but the epistemic one, for
         which they are averaged. It can be a function of the current progress remaining (from 1 to 0). By default it rises
-        linearly from 0 to 1 over training, and is 1 for ``Box`` actions.
+        linearly from 0 to 1 over training, and is 1 for ``Box`` actions and with a memory.
     :param bootstrap_entropy: share of the policy's entropy in the extrinsic target: 1 is a soft value, 0 a plain one.
         A soft value pays for lasting, which suits tasks that do so too.
     :param habit_prior: E(a|s), what actions the agent is used to before it weighs their EFE: its policy is to be
@@ -183,16 +185,23 @@ class DAI(Rollouts):
             check_spaces(env.observation_space, env.action_space)
         policy_class = self.policy_aliases.get(policy, DAIPolicy) if isinstance(policy, str) else policy
         asked = dict(
-            learning_rate=learning_rate, batch_size=batch_size, tau=tau, train_freq=train_freq, gradient_steps=gradient_steps
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            tau=tau,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            pessimism=pessimism,
         )
         given = {name: value for name, value in asked.items() if value is not None}
+        settings = {**DEFAULTS, **getattr(policy_class, "learning_defaults", {}), **given}
+        self.pessimism = settings.pop("pessimism")
         super().__init__(
             policy,
             env,
             buffer_size=buffer_size,
             learning_starts=learning_starts,
             gamma=gamma,
-            **{**DEFAULTS, **getattr(policy_class, "learning_defaults", {}), **given},
+            **settings,
             action_noise=action_noise,
             replay_buffer_class=replay_buffer_class,
             # Copies: SB3 writes into them, and the user's must stay as they were (GH#155)
@@ -218,7 +227,6 @@ class DAI(Rollouts):
         self.prediction_error_weight = prediction_error_weight
         self.precision = precision
         self.target_entropy = target_entropy
-        self.pessimism = pessimism
         self.bootstrap_entropy = bootstrap_entropy
         self.habit_prior = habit_prior
         self.backend = backend

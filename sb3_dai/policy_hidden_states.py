@@ -7,6 +7,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from sb3_dai.checks import check_number
@@ -86,7 +87,7 @@ class HiddenStatesPolicy(RecurrentPolicy):
     gamma: th.Tensor
     # Where plans act, nets matter little, and their gradient steps are eager: few are enough
     learning_defaults: ClassVar[dict[str, Any]] = {
-        **RecurrentPolicy.learning_defaults,
+        "learning_rate": LinearSchedule(2e-3, 0.0, 1.0),
         "batch_size": 16,
         "tau": 0.1,
         "train_freq": 2,

@@ -39,7 +39,7 @@ class RecurrentPolicy(DAIPolicy):
     :param state_dim: Size of a hidden state with a distribution, by which the filter learns the variational free energy; 0 for
         the LSTM's own state alone
     :param kwargs: the other arguments of :class:`sb3_dai.policy.DAIPolicy`, of which ``transition_delay`` is 1 by default and
-        ``lr_multipliers`` has a "dual" of 2, or of 5 with exact beliefs
+        ``lr_multipliers`` has a "dual" of 4, or of 5 with exact beliefs
     :raises ValueError: if an argument cannot describe a net
     """
 
@@ -48,9 +48,9 @@ class RecurrentPolicy(DAIPolicy):
     belief_filter_average: BeliefFilter
     # A sequence is many transitions. Few of them and many gradient steps learn more than the opposite at the same cost
     learning_defaults: ClassVar[dict[str, Any]] = dict(
-        learning_rate=LinearSchedule(2e-3, 0.0, 1.0), batch_size=4, tau=0.05, train_freq=1, gradient_steps=2
+        learning_rate=LinearSchedule(1e-3, 0.0, 1.0), batch_size=4, tau=0.05, train_freq=1, gradient_steps=2, pessimism=1.0
     )
-    dual_multiplier: ClassVar[float] = 2.0
+    dual_multiplier: ClassVar[float] = 4.0
     """Of the learning rate, for what dual descent learns: an automatic precision and epistemic weight."""
     followed_by_targets = (*DAIPolicy.followed_by_targets, "belief_filter")
     followed_by_averages = (*DAIPolicy.followed_by_averages, "belief_filter")

@@ -291,13 +291,14 @@ def test_a_backend_that_cannot_says_so():
 
 def test_defaults_are_those_of_the_policy(tmp_path):
     observed, memory = (DAI(policy, "Pendulum-v1", device="cpu") for policy in ("MlpPolicy", MlpLstmPolicy))
-    for model, expected in ((observed, (64, 1, 4, 0.05, 2e-4, 4)), (memory, (4, 1, 2, 0.05, 0.0, 1))):
+    for model, rate, expected in ((observed, 2e-3, (64, 1, 4, 0.05, 2e-4, 4)), (memory, 1e-3, (4, 1, 2, 0.05, 0.0, 1))):
         found = model.batch_size, model.train_freq.frequency, model.gradient_steps, model.tau, model.lr_schedule(0.0)
-        assert model.lr_schedule(1.0) == 2e-3
+        assert model.lr_schedule(1.0) == rate
         assert (*found, model.policy.transition_delay) == pytest.approx(expected)
     exact = DAI("HiddenStatesPolicy", "FrozenLake-v1", device="cpu")
     assert (exact.batch_size, exact.train_freq.frequency, exact.gradient_steps, exact.tau) == (16, 2, 1, 0.1)
-    assert exact.policy.lr_multipliers == {"dual": 5.0} and memory.policy.lr_multipliers == {"dual": 2.0}
+    assert exact.policy.lr_multipliers == {"dual": 5.0} and memory.policy.lr_multipliers == {"dual": 4.0}
+    assert (exact.lr_schedule(1.0), exact.pessimism, observed.pessimism, memory.pessimism) == (2e-3, None, None, 1.0)
     assert [[c.learns_policy for c in model._coefficients(2)] for model in (observed, memory)] == [[True, False], [True, True]]
     given = DAI("MlpLstmPolicy", "Pendulum-v1", batch_size=5, train_freq=3, policy_kwargs=dict(transition_delay=3))
     given.save(tmp_path / "model")
