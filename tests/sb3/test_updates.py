@@ -125,7 +125,7 @@ def test_multipliers_reach_the_nets_they_name(action_space):
         assert {*nets.values()} - changed == {nets[frozen], *(["log_precision"] if frozen == "policy" else [])}
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, 2.0), (dict(policy=0.5), 2.0), (dict(dual=5.0), 5.0)], ids=str)
+@pytest.mark.parametrize(("given", "expected"), [({}, 4.0), (dict(policy=0.5), 4.0), (dict(dual=5.0), 5.0)], ids=str)
 def test_with_a_memory_the_precision_learns_faster(given, expected):
     model = make(SampledEnv(), "MlpLstmPolicy", policy_kwargs=dict(lr_multipliers=given))
     (group,) = (g for g in model.policy.optimizer.param_groups if any(p is model.policy.log_precision for p in g["params"]))
