@@ -60,12 +60,13 @@ def rows_of(name: str) -> list[dict[str, str]]:
 
 def runs_in(path: str) -> list[dict[str, Any]]:
     """
-    :param path: a result file or a folder of a store, in docs
+    :param path: a result file or a folder of a store, in docs, or a pattern of files
     :return: the runs there
     """
     where = ROOT / "docs" / path
     runs: list[dict[str, Any]] = []
-    for file in sorted(where.glob("*.json")) if where.is_dir() else [where]:
+    pattern = f"{path}/*.json" if where.is_dir() else path
+    for file in sorted((ROOT / "docs").glob(pattern)) or [where]:
         found = json.loads(file.read_text())
         runs += found if isinstance(found, list) else [found]
     assert runs, f"{path} has no run"
