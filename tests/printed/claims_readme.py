@@ -29,7 +29,7 @@ LARGE = {
 }
 CHEETAH = LARGE["HalfCheetah"][0]
 FROZEN_LAKE, FROZEN_LAKE_DQN = (f"results/first/FrozenLake-v1/{agent}" for agent in ("dai", "dqn_equal"))
-HIDDEN = "results/memory/CartPoleNoVel-v1/dai_memory/20000_*.json"
+HIDDEN = "results/memory/CartPoleNoVel-v1/dai_memory"
 
 
 def steps_and(*figures: float, of: str) -> list[float]:

@@ -60,13 +60,12 @@ def rows_of(name: str) -> list[dict[str, str]]:
 
 def runs_in(path: str) -> list[dict[str, Any]]:
     """
-    :param path: a result file or a folder of a store, in docs, or a pattern of files
+    :param path: a result file or a folder of a store, in docs
     :return: the runs there
     """
     where = ROOT / "docs" / path
     runs: list[dict[str, Any]] = []
-    pattern = f"{path}/*.json" if where.is_dir() else path
-    for file in sorted((ROOT / "docs").glob(pattern)) or [where]:
+    for file in sorted(where.glob("*.json")) if where.is_dir() else [where]:
         found = json.loads(file.read_text())
         runs += found if isinstance(found, list) else [found]
     assert runs, f"{path} has no run"
