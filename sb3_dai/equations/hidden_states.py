@@ -13,6 +13,7 @@ import torch as th
 MIN_STATES, MAX_SUCCESSORS = 100, 4
 """From how many states, and up to how many successors of a state and an action, smoothing sums over these alone."""
 Message: TypeAlias = Callable[[th.Tensor, th.Tensor], th.Tensor]
+"""What a sum over states makes of a number for each state, given the actions taken."""
 IMPOSSIBLE = 1e-16
 """What an outcome of probability zero counts as, so that a belief survives what its model holds impossible (as in pymdp)."""
 

@@ -12,7 +12,7 @@ FIRST_PRIOR_SHARE, FIRST_DATA_SHARE, N_NOISY_SWEEPS, NOISE_OF_STARTS = 0.01, 0.1
 """Of a random start: part of the prior counts and power of the likelihood at first, sweeps until both are 1, noise after each
 (Ueda & Nakano 1998, "Deterministic annealing EM algorithm")."""
 N_DRAWS = 100
-"""Of other labels, until some fit what is given."""
+"""Of other labels at most, until some fit what is given."""
 
 
 @th.no_grad()
@@ -67,9 +67,10 @@ def _learn_from_random_start(model: HiddenStateModel, episodes: Episodes, n_swee
 
 def other_labels(model: HiddenStateModel) -> th.Tensor | None:
     """
-    Where states are made of factors, tables that each depend on some of them agree on what the values of a factor stand for.
-    In a poor optimum they do so for some values of another factor alone. So two values of one factor change places wherever
-    another factor has one of some random values.
+    Exchange two values of one factor, in those states in which another factor has one of some random values.
+
+    In a poor optimum of states made of factors, what a value stands for differs from one value of another factor to the next,
+    such as where the reward is from one place of a cue to the next.
 
     :param model: of the states
     :return: another number for each state, shape (n_states,), at random among those that no given B or D tells from none; None

@@ -85,7 +85,7 @@ def seen_with_and_without() -> list[float]:
     :return: means on Acrobot, Pendulum and CartPole, with a memory and without one in half the steps
     """
     found = []
-    tasks = {"Acrobot-v1": "dai_memory_faster", "Pendulum-v1": "dai_memory_faster", "CartPole-v1": "dai_memory_seen"}
+    tasks = {"Acrobot-v1": "dai_memory_faster_choices", "Pendulum-v1": "dai_memory_faster", "CartPole-v1": "dai_memory_seen"}
     for task, agent in tasks.items():
         with_it, without = runs_in(f"results/memory/{task}/{agent}"), runs_in(f"results/first/{task}/dai")
         assert with_it[0]["steps"] == 2 * without[0]["steps"]
