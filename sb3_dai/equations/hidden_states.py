@@ -37,8 +37,12 @@ def log_likelihood(likelihoods: Sequence[th.Tensor], outcomes: th.Tensor) -> th.
     :param outcomes: number of the outcome of each modality, shape (..., n_modalities)
     :return: in nats, shape (..., n_states)
     """
-    parts = [matrix.clamp(min=IMPOSSIBLE).log()[outcomes[..., m]] for m, matrix in enumerate(likelihoods)]
-    return th.stack(parts).sum(dim=0)
+    numbers, total = outcomes.reshape(-1, len(likelihoods)), None
+    for m, matrix in enumerate(likelihoods):
+        part = matrix.clamp(min=IMPOSSIBLE).log().index_select(0, numbers[:, m])  # Far faster than indexing on CPUs
+        total = part if total is None else total + part
+    assert total is not None
+    return total.unflatten(0, outcomes.shape[:-1])
 
 
 def predicted_states(belief: th.Tensor, transition: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -81,15 +85,16 @@ def _messages(transition: th.Tensor) -> tuple[Message, Message]:
             lambda f, actions: predicted_states(f, transition, actions),
             lambda f, actions: predicted_states(f, look_back, actions),
         )
-    probabilities, successors = (of_each.permute(2, 0, 1).contiguous() for of_each in transition.topk(n_successors, dim=0))
+    tables = (of_each.permute(2, 0, 1).flatten(start_dim=1).contiguous() for of_each in transition.topk(n_successors, dim=0))
+    probabilities, successors = tables  # Of each action, shape (n_actions, n_successors * n_states)
 
     def ahead(f: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        shares = probabilities[actions] * f.unsqueeze(1)
-        return th.zeros_like(f).scatter_add_(1, successors[actions].flatten(start_dim=1), shares.flatten(start_dim=1))
+        shares = probabilities.index_select(0, actions).unflatten(1, (n_successors, n_states)) * f.unsqueeze(1)
+        return th.zeros_like(f).scatter_add_(1, successors.index_select(0, actions), shares.flatten(start_dim=1))
 
     def back(f: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        of_successors = f.gather(1, successors[actions].flatten(start_dim=1)).unflatten(1, (n_successors, n_states))
-        return (probabilities[actions] * of_successors).sum(dim=1)
+        of_successors = f.gather(1, successors.index_select(0, actions)) * probabilities.index_select(0, actions)
+        return of_successors.unflatten(1, (n_successors, n_states)).sum(dim=1)
 
     return ahead, back
 
@@ -102,13 +107,22 @@ def filtered_states(predicted: th.Tensor, log_likelihood: th.Tensor) -> tuple[th
     :param log_likelihood: log A[o, s'], same shape
     :return: b', same shape, and log p(o) in nats, shape (..., 1)
     """
-    highest = log_likelihood.max(dim=-1, keepdim=True).values
-    joint = predicted * (log_likelihood - highest).exp()
+    highest = log_likelihood.amax(dim=-1, keepdim=True)
+    belief, evidence = _bayes(predicted, (log_likelihood - highest).exp())
+    return belief, evidence.clamp(min=IMPOSSIBLE).log() + highest
+
+
+def _bayes(predicted: th.Tensor, likelihood: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    :param predicted: p(s'), shape (..., n_states)
+    :param likelihood: A[o, s'], same shape, in any unit
+    :return: b', same shape, and p(o) in that unit, shape (..., 1)
+    """
+    joint = predicted * likelihood
     evidence = joint.sum(dim=-1, keepdim=True)
     # Where what is likely was held impossible, to the precision of the numbers, the prediction stands
-    lost = evidence <= 0.0
-    joint = th.where(lost, predicted, joint)
-    return joint / joint.sum(dim=-1, keepdim=True), evidence.clamp(min=IMPOSSIBLE).log() + highest
+    lost = (evidence <= 0.0).to(joint.dtype)
+    return th.addcmul(joint / (evidence + lost), predicted, lost), evidence
 
 
 def smoothed_states(
@@ -136,27 +150,30 @@ def smoothed_states(
     n_steps = log_likelihood.shape[1]
     by_action = transition.permute(2, 0, 1)
     ahead_of, back_from = _messages(transition)
-    forward, log_evidence = filtered_states(initial.expand_as(log_likelihood[:, 0]), log_likelihood[:, 0])
-    beliefs = [forward]
+    highest = log_likelihood.amax(dim=-1, keepdim=True)
+    # Padding says nothing of states, so that messages pass it as they are
+    likelihood = (log_likelihood - highest).exp_().masked_fill_(~mask.unsqueeze(2), 1.0).unbind(dim=1)
+    belief, evidence = _bayes(initial.expand_as(likelihood[0]), likelihood[0])
+    beliefs, evidences = [belief], [evidence]
     for t in range(1, n_steps):
-        predicted = ahead_of(beliefs[-1], actions[:, t - 1])
-        belief, evidence = filtered_states(predicted, log_likelihood[:, t])
-        is_step = mask[:, t : t + 1]
-        beliefs.append(th.where(is_step, belief, beliefs[-1]))
-        log_evidence = log_evidence + evidence * is_step
+        belief, evidence = _bayes(ahead_of(belief, actions[:, t - 1]), likelihood[t])
+        beliefs.append(belief)
+        evidences.append(evidence)
+    of_steps = th.stack(evidences, dim=1).clamp(min=IMPOSSIBLE).log() + highest
+    log_evidence = (of_steps * mask.unsqueeze(2)).sum(dim=1)
 
-    scaled = (log_likelihood - log_likelihood.max(dim=-1, keepdim=True).values).exp()
-    backward, states = th.ones_like(forward), [beliefs[-1]]
+    backward, states = th.ones_like(belief), [belief]
     counts = th.zeros_like(by_action)
     for t in range(n_steps - 2, -1, -1):
-        is_step, ahead = mask[:, t + 1 : t + 2], scaled[:, t + 1] * backward
+        ahead = likelihood[t + 1] * backward
         if counts_transitions:
             pairs = ahead.unsqueeze(2) * by_action[actions[:, t]] * beliefs[t].unsqueeze(1)
             pairs = pairs / pairs.sum(dim=(1, 2), keepdim=True).clamp(min=IMPOSSIBLE)
+            is_step = mask[:, t + 1 : t + 2]
             happened = is_step if times is None else is_step * times.unsqueeze(1)
             counts.index_add_(0, actions[:, t], pairs * happened.unsqueeze(2))
         message = back_from(ahead, actions[:, t])
-        backward = th.where(is_step, message / message.max(dim=-1, keepdim=True).values.clamp(min=IMPOSSIBLE), backward)
+        backward = message / message.amax(dim=-1, keepdim=True).clamp(min=IMPOSSIBLE)
         joint = beliefs[t] * backward
         states.append(joint / joint.sum(dim=-1, keepdim=True).clamp(min=IMPOSSIBLE))
     posterior = th.stack(states[::-1], dim=1) * mask.unsqueeze(2)
