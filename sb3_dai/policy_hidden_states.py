@@ -122,6 +122,8 @@ class HiddenStatesPolicy(RecurrentPolicy):
             raise ValueError(f"action_space={action_space}: exact beliefs need Discrete actions")
         if kwargs.setdefault("normalize_features", False):
             raise ValueError("normalize_features=True: exact beliefs read the numbers of outcomes. Leave it out")
+        if kwargs.setdefault("action_dropout", 0.0):
+            raise ValueError(f"action_dropout={kwargs['action_dropout']}: exact beliefs need each action. Leave it out")
         if kwargs.get("novelty", "information_gain") != "information_gain":
             raise ValueError(f'novelty={kwargs["novelty"]!r}: exact beliefs know their "information_gain". Leave it out')
         if isinstance(observation_space, spaces.Dict):

@@ -36,6 +36,8 @@ class RecurrentPolicy(DAIPolicy):
     :param sequence_length: Length of the sequences that are learned from, in steps of the environment
     :param burn_in: Number of steps at the beginning of a sequence that only bring the belief up to date, where the sequence
         does not start with its episode
+    :param action_dropout: Share of past actions that the filter does not see while it learns, at random (after Bansal et al.
+        2019, arXiv:1812.03079). It would learn episodes by heart by them, where they are random
     :param state_dim: Size of a hidden state with a distribution, by which the filter learns the variational free energy; 0 for
         the LSTM's own state alone
     :param kwargs: the other arguments of :class:`sb3_dai.policy.DAIPolicy`, of which ``transition_delay`` is 1 by default and
@@ -63,16 +65,19 @@ class RecurrentPolicy(DAIPolicy):
         lstm_hidden_size: int = 64,
         sequence_length: int = 64,
         burn_in: int = 16,
+        action_dropout: float = 0.5,
         state_dim: int = 0,
         **kwargs: Any,
     ) -> None:
         check_number("lstm_hidden_size", lstm_hidden_size, low=1, whole=True)
         check_number("sequence_length", sequence_length, low=2, whole=True)
         check_number("burn_in", burn_in, low=0, high=sequence_length - 1, whole=True)
+        check_number("action_dropout", action_dropout, low=0, high=1)
         check_number("state_dim", state_dim, low=0, whole=True)
         self.lstm_hidden_size = lstm_hidden_size
         self.sequence_length = sequence_length
         self.burn_in = burn_in
+        self.action_dropout = action_dropout
         self.state_dim = state_dim
         if kwargs.get("transition_delay") is None:  # There are fewer gradient steps, and the filter learns by them
             kwargs["transition_delay"] = 1
@@ -326,7 +331,8 @@ class RecurrentPolicy(DAIPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        data.update({name: getattr(self, name) for name in ("lstm_hidden_size", "sequence_length", "burn_in", "state_dim")})
+        names = "lstm_hidden_size", "sequence_length", "burn_in", "action_dropout", "state_dim"
+        data.update({name: getattr(self, name) for name in names})
         return data
 
 

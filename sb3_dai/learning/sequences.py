@@ -23,7 +23,7 @@ class Windows(NamedTuple):
     actions: th.Tensor
     """Before each observation, as the replay buffer holds them, shape (n_rows, action_dim)."""
     has_action: th.Tensor
-    """0 where an episode starts, whose first observation has no action before it, shape (n_rows, 1)."""
+    """0 where there is none before an observation, because an episode starts there or it is left out, shape (n_rows, 1)."""
     time: th.Tensor
     """Steps since the sequence began, shape (n_rows,)."""
     window: th.Tensor
@@ -116,11 +116,19 @@ def sampled(
         for batch in sample_transitions(buffer, batch_size, n_batches, env):
             yield batch, None
         return
-    yield from sample_windows(buffer, batch_size, policy.sequence_length, policy.burn_in, n_batches, env)
+    yield from sample_windows(
+        buffer, batch_size, policy.sequence_length, policy.burn_in, n_batches, env, policy.action_dropout
+    )
 
 
 def sample_windows(
-    buffer: ReplayBuffer, n_windows: int, length: int, burn_in: int = 0, n_batches: int = 1, env: VecNormalize | None = None
+    buffer: ReplayBuffer,
+    n_windows: int,
+    length: int,
+    burn_in: int = 0,
+    n_batches: int = 1,
+    env: VecNormalize | None = None,
+    action_dropout: float = 0.0,
 ) -> Iterator[tuple[TransitionBatch, Windows]]:
     """
     :param buffer: a replay buffer of Stable-Baselines3, see :func:`check_sequences`
@@ -131,20 +139,26 @@ def sample_windows(
         replay in distributed reinforcement learning", section 3).
     :param n_batches: number of batches
     :param env: the ``VecNormalize`` wrapper of the training environment, if any
+    :param action_dropout: share of past actions that are left out, at random
     :return: the batches, one after the other: transitions, and the sequences that they lie in
     """
     for _ in range(n_batches):
-        yield read_windows(buffer, draw_sequences(buffer, n_windows, length), burn_in, env)
+        yield read_windows(buffer, draw_sequences(buffer, n_windows, length), burn_in, env, action_dropout)
 
 
 def read_windows(
-    buffer: ReplayBuffer, sequences: Sequences, burn_in: int = 0, env: VecNormalize | None = None
+    buffer: ReplayBuffer,
+    sequences: Sequences,
+    burn_in: int = 0,
+    env: VecNormalize | None = None,
+    action_dropout: float = 0.0,
 ) -> tuple[TransitionBatch, Windows]:
     """
     :param buffer: a replay buffer
     :param sequences: where they lie
     :param burn_in: see :func:`sample_windows`
     :param env: the ``VecNormalize`` wrapper of the training environment, if any
+    :param action_dropout: share of past actions that are left out, at random
     :return: transitions, and the sequences that they lie in
     """
     skipped = np.where(sequences.is_whole, 0, np.minimum(burn_in, sequences.length - 1))
@@ -160,6 +174,8 @@ def read_windows(
     observations = _observations(buffer, place, is_last, env)
     # The first action of a sequence is none at the start of an episode, and lost where it was overwritten
     has_action = (time > 0) | (~sequences.is_whole & (sequences.start > 0))[window]
+    if action_dropout > 0.0:
+        has_action &= np.random.random(len(has_action)) >= action_dropout
     actions = buffer.actions[before]
     actions[~has_action] = 0
     chosen = place[0][rows], envs[rows]

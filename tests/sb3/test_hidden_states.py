@@ -220,6 +220,7 @@ def test_the_critics_may_act_instead():
         (TMAZE, dict(n_hidden_states=0), "n_hidden_states=0"),
         (TMAZE, dict(n_starts=1.5), "n_starts=1.5"),
         (TMAZE, dict(normalize_features=True), "normalize_features=True"),
+        (TMAZE, dict(action_dropout=0.5), "action_dropout=0.5"),
         (TMAZE, dict(novelty="variance"), "novelty='variance'"),
         (TMAZE, dict(B="world"), "B='world': give a table, or \"env\""),
         ("FrozenLake-v1", dict(D="env"), 'D="env": the environment has no initial_distribution'),

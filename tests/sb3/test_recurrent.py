@@ -22,7 +22,7 @@ from sb3_dai import CnnLstmPolicy, MlpLstmPolicy, MultiInputLstmPolicy
 from sb3_dai.dai import DAI
 from sb3_dai.diagnostics import one_step_error, predicted_transitions
 from sb3_dai.learning.losses import all_losses
-from sb3_dai.learning.sequences import sample_windows
+from sb3_dai.learning.sequences import sample_windows, sampled
 
 POLICIES = {
     "MlpLstmPolicy": VECTOR,
@@ -42,6 +42,19 @@ def make_recurrent(env=None, policy="MlpLstmPolicy", policy_kwargs=None, **kwarg
 def beliefs(policy, n):
     """What is carried of n environments, different for each."""
     return tuple(np.random.default_rng(0).normal(size=part.shape).astype(np.float32) for part in policy.initial_state(n))
+
+
+# ----- Past actions that are left out -----
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_past_actions_is_left_out(share):
+    model = make_recurrent(policy_kwargs=dict(action_dropout=share)).learn(60)
+    seen = [windows.has_action.mean().item() for _, windows in sampled(model.policy, model.replay_buffer, 64, 40, None)]
+    without = np.mean([w.has_action.mean().item() for _, w in sample_windows(model.replay_buffer, 64, 5, 2, 40)])
+    assert abs(np.mean(seen) - (1.0 - share) * without) < 0.02
+    for _, windows in sampled(model.policy, model.replay_buffer, 64, 5, None):
+        assert not windows.actions[windows.has_action[:, 0] == 0.0].any()
 
 
 # ----- Acting -----
@@ -322,6 +335,7 @@ def test_defaults_are_those_of_the_policy(tmp_path):
         (dict(policy_kwargs=dict(lstm_hidden_size=0)), "lstm_hidden_size=0"),
         (dict(policy_kwargs=dict(sequence_length=1)), "sequence_length=1"),
         (dict(policy_kwargs=dict(burn_in=5)), "burn_in=5"),
+        (dict(policy_kwargs=dict(action_dropout=1.1)), "action_dropout=1.1"),
         (dict(policy_kwargs=dict(state_dim=-1)), "state_dim=-1"),
     ],
 )
