@@ -55,6 +55,9 @@ def test_a_share_of_past_actions_is_left_out(share):
     assert abs(np.mean(seen) - (1.0 - share) * without) < 0.02
     for _, windows in sampled(model.policy, model.replay_buffer, 64, 5, None):
         assert not windows.actions[windows.has_action[:, 0] == 0.0].any()
+    model.policy.save(file := io.BytesIO())
+    file.seek(0)
+    assert MlpLstmPolicy.load(file, device="cpu").action_dropout == share
 
 
 # ----- Acting -----

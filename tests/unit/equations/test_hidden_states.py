@@ -44,6 +44,21 @@ def test_a_belief_survives_what_the_model_holds_impossible():
     assert log_evidence.item() == pytest.approx(math.log(inference.IMPOSSIBLE), rel=1e-4)
 
 
+def test_smoothing_survives_what_the_model_holds_impossible():
+    """Four modalities, each of which says what cannot be: their product is below what 32 bits can hold."""
+    outcomes = th.tensor([[[0] * 4, [1] * 4, [2] * 4]])
+    stays = th.eye(3).unsqueeze(2)
+    log_likelihood = inference.log_likelihood([th.eye(3)] * 4, outcomes)
+    initial, actions, mask = th.tensor([0.999, 0.001, 0.0]), th.zeros(1, 2, dtype=th.long), th.ones(1, 3, dtype=th.bool)
+    found = inference.smoothed_states(log_likelihood, stays, initial, actions, mask)
+    assert th.isfinite(found.states).all()
+    first, second = inference.filtered_states(initial.unsqueeze(0), log_likelihood[:, 0])
+    for t in (1, 2):
+        first, of_step = inference.filtered_states(first, log_likelihood[:, t])
+        second = second + of_step
+    close(found.log_evidence, second)
+
+
 def test_smoothing_is_the_sum_over_all_sequences_of_states():
     outcomes = th.tensor([[0, 1, 1], [0, 0, 1]])
     actions, lengths = th.tensor([[0, 1], [0, 1]]), [3, 2]  # What is padded must change nothing
