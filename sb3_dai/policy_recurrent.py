@@ -36,8 +36,8 @@ class RecurrentPolicy(DAIPolicy):
     :param sequence_length: Length of the sequences that are learned from, in steps of the environment
     :param burn_in: Number of steps at the beginning of a sequence that only bring the belief up to date, where the sequence
         does not start with its episode
-    :param action_dropout: Share of past actions that the filter does not see while it learns, at random (after Bansal et al.
-        2019, arXiv:1812.03079). It would learn episodes by heart by them, where they are random
+    :param action_dropout: Share of the sequences without past actions, at random (after Bansal et al. 2019, arXiv:1812.03079):
+        where actions are random, the filter would learn episodes by heart by them
     :param state_dim: Size of a hidden state with a distribution, by which the filter learns the variational free energy; 0 for
         the LSTM's own state alone
     :param kwargs: the other arguments of :class:`sb3_dai.policy.DAIPolicy`, of which ``transition_delay`` is 1 by default and

@@ -139,7 +139,7 @@ def sample_windows(
         replay in distributed reinforcement learning", section 3).
     :param n_batches: number of batches
     :param env: the ``VecNormalize`` wrapper of the training environment, if any
-    :param action_dropout: share of past actions that are left out, at random
+    :param action_dropout: share of the sequences whose past actions are left out, at random
     :return: the batches, one after the other: transitions, and the sequences that they lie in
     """
     for _ in range(n_batches):
@@ -158,7 +158,7 @@ def read_windows(
     :param sequences: where they lie
     :param burn_in: see :func:`sample_windows`
     :param env: the ``VecNormalize`` wrapper of the training environment, if any
-    :param action_dropout: share of past actions that are left out, at random
+    :param action_dropout: share of the sequences whose past actions are left out, at random
     :return: transitions, and the sequences that they lie in
     """
     skipped = np.where(sequences.is_whole, 0, np.minimum(burn_in, sequences.length - 1))
@@ -175,7 +175,7 @@ def read_windows(
     # The first action of a sequence is none at the start of an episode, and lost where it was overwritten
     has_action = (time > 0) | (~sequences.is_whole & (sequences.start > 0))[window]
     if action_dropout > 0.0:
-        has_action &= np.random.random(len(has_action)) >= action_dropout
+        has_action &= (np.random.random(len(sequences.length)) >= action_dropout)[window]
     actions = buffer.actions[before]
     actions[~has_action] = 0
     chosen = place[0][rows], envs[rows]

@@ -48,13 +48,17 @@ def beliefs(policy, n):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_a_share_of_past_actions_is_left_out(share):
-    model = make_recurrent(policy_kwargs=dict(action_dropout=share)).learn(60)
-    seen = [windows.has_action.mean().item() for _, windows in sampled(model.policy, model.replay_buffer, 64, 40, None)]
-    without = np.mean([w.has_action.mean().item() for _, w in sample_windows(model.replay_buffer, 64, 5, 2, 40)])
-    assert abs(np.mean(seen) - (1.0 - share) * without) < 0.02
-    for _, windows in sampled(model.policy, model.replay_buffer, 64, 5, None):
+def test_a_share_of_sequences_has_no_past_actions(share):
+    model, seen = make_recurrent(policy_kwargs=dict(action_dropout=share)).learn(60), []
+    for _, windows in sampled(model.policy, model.replay_buffer, 64, 20, None):
+        later = windows.time > 0
+        n_actions = th.zeros(64).index_add_(0, windows.window[later], windows.has_action[later, 0])
+        n_rows = th.bincount(windows.window[later], minlength=64)
+        assert ((n_actions == 0) | (n_actions == n_rows)).all(), "a sequence has all of them or none"
         assert not windows.actions[windows.has_action[:, 0] == 0.0].any()
+        seen += (n_actions > 0).tolist()
+    assert abs(np.mean(seen) - (1.0 - share)) < 0.05
+    assert windows.has_action[~later].max() == (share < 1.0), "nor the one before its first observation"
     model.policy.save(file := io.BytesIO())
     file.seek(0)
     assert MlpLstmPolicy.load(file, device="cpu").action_dropout == share
