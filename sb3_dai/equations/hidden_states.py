@@ -6,6 +6,7 @@ the first one (the order of axes in pymdp).
 """
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import NamedTuple, TypeAlias
 
 import torch as th
@@ -37,12 +38,11 @@ def log_likelihood(likelihoods: Sequence[th.Tensor], outcomes: th.Tensor) -> th.
     :param outcomes: number of the outcome of each modality, shape (..., n_modalities)
     :return: in nats, shape (..., n_states)
     """
-    numbers, total = outcomes.reshape(-1, len(likelihoods)), None
-    for m, matrix in enumerate(likelihoods):
-        part = matrix.clamp(min=IMPOSSIBLE).log().index_select(0, numbers[:, m])  # Far faster than indexing on CPUs
-        total = part if total is None else total + part
-    assert total is not None
-    return total.unflatten(0, outcomes.shape[:-1])
+    numbers = outcomes.reshape(-1, len(likelihoods)).unbind(dim=1)
+    logs = (matrix.clamp(min=IMPOSSIBLE).log() for matrix in likelihoods)
+    # Far faster on CPUs than indexing, and than the sum of a stack
+    parts = (log.index_select(0, of_modality) for log, of_modality in zip(logs, numbers, strict=True))
+    return reduce(th.add, parts).unflatten(0, outcomes.shape[:-1])
 
 
 def predicted_states(belief: th.Tensor, transition: th.Tensor, actions: th.Tensor) -> th.Tensor:

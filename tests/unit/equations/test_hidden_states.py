@@ -52,6 +52,7 @@ def test_smoothing_survives_what_the_model_holds_impossible():
     initial, actions, mask = th.tensor([0.999, 0.001, 0.0]), th.zeros(1, 2, dtype=th.long), th.ones(1, 3, dtype=th.bool)
     found = inference.smoothed_states(log_likelihood, stays, initial, actions, mask)
     assert th.isfinite(found.states).all()
+    close(found.states[0, -1], [1.0, 0.0, 0.0])
     first, second = inference.filtered_states(initial.unsqueeze(0), log_likelihood[:, 0])
     for t in (1, 2):
         first, of_step = inference.filtered_states(first, log_likelihood[:, t])
