@@ -297,7 +297,7 @@ COMMON = dict(deadline=None, database=None, suppress_health_check=list(HealthChe
 @given(observations.filter(can_observe), actions.filter(can_act))
 def test_any_sound_pair_trains(observation_space, action_space):
     env = AnySpaceEnv(observation_space, action_space)
-    assert_trains_and_comes_back(make(env), env, steps=150)
+    assert_trains_and_comes_back(make(env), env, steps=70)
 
 
 @settings(max_examples=200, derandomize=True, **COMMON)

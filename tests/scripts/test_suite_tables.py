@@ -15,7 +15,7 @@ from report import write_between
 from rliable import metrics
 from store import Store
 from suite_figures import draw, fingerprint
-from suite_tables import improvement, improvement_table, markdown, matrix, score_table, short_table
+from suite_tables import improvement, improvement_table, markdown, matrix, middle_mean, score_table, short_table
 
 ROOT = Path(__file__).parent.parent.parent
 SUITE = {
@@ -94,6 +94,12 @@ def test_the_short_table_names_each_task_once(rows, few_repetitions):
         "|  | DQN | 10 | 40 | 50.0 ± 10.0 | 1 of 2 |",
         "| B, 5 wanted | **DAI** | 10 | 40 | 5.000 ± 5.000 | 1 of 2 |",
     ]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (5, 1), (8, 1), (10, 1), (5, 2)])
+def test_the_interquartile_mean_is_that_of_rliable(shape):
+    scores = np.random.default_rng(0).normal(size=shape)
+    assert middle_mean(scores) == pytest.approx(metrics.aggregate_iqm(scores))
 
 
 def test_improvement_is_that_of_rliable():
