@@ -16,7 +16,7 @@ def middle_mean(scores: np.ndarray) -> float:
     """
     :param scores: of any shape
     :return: mean of those that are neither in the lowest nor in the highest quarter. It is ``rliable.metrics.aggregate_iqm``,
-        which takes a minute in the bootstraps of a page
+        which takes four times as long in the bootstraps of a page
     """
     n_cut = scores.size // 4
     return float(np.sort(scores, axis=None)[n_cut : scores.size - n_cut].mean())

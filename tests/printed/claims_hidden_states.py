@@ -125,13 +125,19 @@ def other_agents() -> list[float]:
 
 def cue_chaining() -> list[float]:
     """
-    :return: hidden states, cells and contexts, steps of training, seeds that earn the reward each time, and all seeds
+    :return: hidden states, cells and contexts; steps of training, seeds that earn the reward each time by the shortest way,
+        and all seeds; the share of the contexts, in percent, in which the only other one earns it; of an earlier experiment
+        the seeds that earn it each time, all seeds, and steps
     """
-    runs = runs_in("results/cue_chaining.json")
-    (steps,) = {run["steps"] for run in runs}
+    runs, before = runs_in("results/cue_chaining.json"), runs_in("experiments/data/cue_chaining_8000.json")
+    (steps,), (steps_before,) = ({run["steps"] for run in found} for found in (runs, before))
     world: Any = gym.make("sb3_dai/CueChaining-v0").unwrapped
-    n_successes = sum(run["final"]["success"] == 1.0 for run in runs)
-    return [world.n_states, world.n_states // world.n_contexts, world.n_contexts, steps, n_successes, len(runs)]
+    shares = [run["final"]["success"] for run in runs]
+    assert all(run["final"]["length"] == run["optimum"]["length"] for run in runs if run["final"]["success"] == 1.0)
+    (other,) = [share for share in shares if share < 1.0]
+    sizes = [world.n_states, world.n_states // world.n_contexts, world.n_contexts]
+    successes_before = sum(run["final"]["success"] == 1.0 for run in before)
+    return [*sizes, steps, shares.count(1.0), len(runs), 100 * other, successes_before, len(before), steps_before]
 
 
 def tigers_of_learned_A() -> list[float]:
@@ -244,10 +250,8 @@ CLAIMS: dict[str, Callable[[], list[Any]]] = {
         yaml.safe_load(worlds.CONFIG.read_text())["tmaze-given"]["learning_starts"]
     ],
     r"the last {} observations have the constructor's defaults and {} times the steps": other_agents,
-    r"Its {} hidden states are {} cells in each of {} contexts.*After {} steps {} of {} seeds does so": cue_chaining,
-    r"was measured with {} steps at random first": lambda: [
-        run["params"]["learning_starts"] for run in runs_in("results/cue_chaining.json")[:1]
-    ],
+    r"Its {} hidden states are {} cells in each of {} contexts.*After {} steps {} of {} seeds do so in every context; "
+    r"the other one earns it in {} % of them .* tried, {} of {} seeds did after {} steps": cue_chaining,
     r"policy earns the reward in {} steps, past both cues": lambda: [
         worlds.optimum(gym.make("sb3_dai/CueChaining-v0", start=(1, 0)))["length"]
     ],

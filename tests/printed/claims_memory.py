@@ -64,6 +64,15 @@ def of_single_actions() -> list[int]:
     return [sum(np.mean(run["scores"]) < 475 for run in runs), len(runs)]
 
 
+def landers() -> list[int]:
+    """
+    :return: runs of LunarLander without velocities that ended at what is wanted or more, all runs, and what is wanted
+    """
+    found = scores("results/memory/LunarLanderNoVel-v3/dai_memory")
+    (wanted,) = {task["threshold"] for task in suite("memory")["tasks"] if "LunarLanderNoVel-v3" in task["environments"]}
+    return [int((found >= wanted).sum()), len(found), wanted]
+
+
 def mazes() -> list[int]:
     """
     :return: runs in the passive T-mazes that ended below 0.95, and all
@@ -104,6 +113,7 @@ CLAIMS: dict[str, Callable[[], list[Any]]] = {
     ),
     r"neither a stack nor RecurrentPPO does better than guess": no_better_than_a_guess,
     r"because CartPoleNoVel failed on {} of {} of them": of_single_actions,
+    r"On LunarLanderNoVel {} of {} runs of DAI with a memory score {}": landers,
     r"With a memory {} of {} runs fail there\.": mazes,
     r"DAI has {} on Acrobot \(without a memory {}\), {} on Pendulum \({}\) and {} on CartPole \({}\)\.": seen_with_and_without,
     r"memoryless ones that see the last {} observations": lambda: [
