@@ -125,9 +125,9 @@ def other_agents() -> list[float]:
 
 def cue_chaining() -> list[float]:
     """
-    :return: hidden states, cells and contexts; steps of training, seeds that earn the reward each time by the shortest way,
-        and all seeds; the share of the contexts, in percent, in which the only other one earns it; of an earlier experiment
-        the seeds that earn it each time, all seeds, and steps
+    :return: hidden states, cells and contexts; steps of training and those at random, seeds that earn the reward each time by
+        the shortest way, and all seeds; the share of the contexts, in percent, in which the only other one earns it; of an
+        earlier experiment the seeds that earn it each time, all seeds, and steps
     """
     runs, before = runs_in("results/cue_chaining.json"), runs_in("experiments/data/cue_chaining_8000.json")
     (steps,), (steps_before,) = ({run["steps"] for run in found} for found in (runs, before))
@@ -137,7 +137,8 @@ def cue_chaining() -> list[float]:
     (other,) = [share for share in shares if share < 1.0]
     sizes = [world.n_states, world.n_states // world.n_contexts, world.n_contexts]
     successes_before = sum(run["final"]["success"] == 1.0 for run in before)
-    return [*sizes, steps, shares.count(1.0), len(runs), 100 * other, successes_before, len(before), steps_before]
+    (at_random,) = {run["params"]["learning_starts"] for run in runs}
+    return [*sizes, steps, at_random, shares.count(1.0), len(runs), 100 * other, successes_before, len(before), steps_before]
 
 
 def tigers_of_learned_A() -> list[float]:
@@ -250,8 +251,10 @@ CLAIMS: dict[str, Callable[[], list[Any]]] = {
         yaml.safe_load(worlds.CONFIG.read_text())["tmaze-given"]["learning_starts"]
     ],
     r"the last {} observations have the constructor's defaults and {} times the steps": other_agents,
-    r"Its {} hidden states are {} cells in each of {} contexts.*After {} steps {} of {} seeds do so in every context; "
-    r"the other one earns it in {} % of them .* tried, {} of {} seeds did after {} steps": cue_chaining,
+    r"Its {} hidden states are {} cells in each of {} contexts.*After {} steps, the first {} at random, {} of {} seeds "
+    r"do so in every context; the other one earns it in {} % of them .* states, {} of {} seeds did after {} steps": (
+        cue_chaining
+    ),
     r"policy earns the reward in {} steps, past both cues": lambda: [
         worlds.optimum(gym.make("sb3_dai/CueChaining-v0", start=(1, 0)))["length"]
     ],
